@@ -1,0 +1,5 @@
+"""The `headrace` command."""
+
+
+def main() -> int:
+    raise NotImplementedError

@@ -1,0 +1,207 @@
+"""Errors a client can see. They know no HTTP and no gRPC: rest/ and grpc/ each map `Code` once.
+
+The names, constructors and messages that user code knows are KServe's (data-plane contract §6.2):
+
+    ServingError
+    ├── InvalidInput            INVALID_ARGUMENT    the caller's mistake
+    │   └── PayloadTooLarge     TOO_LARGE
+    ├── ModelNotFound           NOT_FOUND
+    ├── ModelVersionNotFound    NOT_FOUND
+    ├── ModelNotReady           UNAVAILABLE         known, but not able to answer now
+    ├── ServerNotReady/Live     UNAVAILABLE
+    ├── NoModelReady            UNAVAILABLE
+    ├── QueueFull               OVERLOADED          refused at once; retry later
+    ├── DeadlineExceeded        DEADLINE_EXCEEDED
+    ├── Unsupported             UNIMPLEMENTED
+    │   └── UnsupportedProtocol
+    ├── PermissionDenied        PERMISSION_DENIED   a door the operator has not opened
+    ├── UpstreamError           (status of the upstream)
+    ├── ModelLoadError          INTERNAL            a load that failed, with the reason
+    └── InferenceError          INTERNAL            the model's mistake
+"""
+
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+
+class Code(Enum):
+    """What went wrong, in one word; each edge turns it into its own status once."""
+
+    INVALID_ARGUMENT = auto()
+    TOO_LARGE = auto()
+    UNSUPPORTED_MEDIA = auto()
+    NOT_FOUND = auto()
+    PERMISSION_DENIED = auto()
+    UNIMPLEMENTED = auto()
+    UNAVAILABLE = auto()
+    OVERLOADED = auto()
+    DEADLINE_EXCEEDED = auto()
+    INTERNAL = auto()
+
+
+class ServingError(Exception):
+    """Base of every error whose text may be shown to a client."""
+
+    code: ClassVar[Code] = Code.INTERNAL
+    status: int | None = None  # an HTTP status that overrides the one of `code`
+
+    @property
+    def reason(self) -> str:
+        """The text shown to the client; KServe's handlers read it by this name."""
+        return str(self)
+
+
+class InvalidInput(ServingError):
+    """The request is wrong. The text names where, what was expected and what came."""
+
+    code = Code.INVALID_ARGUMENT
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class PayloadTooLarge(InvalidInput):
+    """A body, header or message over a limit; the text names the limit, its flag and what came."""
+
+    code = Code.TOO_LARGE
+
+
+class UnsupportedMedia(InvalidInput):
+    """A content coding or charset we do not read."""
+
+    code = Code.UNSUPPORTED_MEDIA
+
+
+class ModelNotFound(ServingError):
+    code = Code.NOT_FOUND
+
+    def __init__(self, model_name: str | None = None) -> None:
+        super().__init__(f"Model with name {model_name} does not exist.")
+        self.model_name = model_name
+
+
+class ModelVersionNotFound(ServingError):
+    code = Code.NOT_FOUND
+
+    def __init__(self, model_name: str, version: str, versions: list[str]) -> None:
+        known = ", ".join(versions) or "none"
+        super().__init__(
+            f"Model with name {model_name} has no version {version!r} (versions: {known})."
+        )
+
+
+class ModelNotReady(ServingError):
+    code = Code.UNAVAILABLE
+
+    def __init__(self, model_name: str, detail: str | None = None) -> None:
+        self.model_name = model_name
+        self.detail = detail
+        self.error_msg = f"Model with name {model_name} is not ready."
+        if detail:
+            self.error_msg = f"{self.error_msg} {detail}"
+        super().__init__(self.error_msg)
+
+
+class NoModelReady(ServingError):
+    """Kept for code that catches it; we register models that are not ready and answer 503."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, models: list[Any], detail: str | None = None) -> None:
+        self.models = models
+        names = ", ".join(str(getattr(model, "name", model)) for model in models)
+        self.error_msg = f"Models with name {names} are not ready."
+        if detail:
+            self.error_msg = f"{self.error_msg} {detail}"
+        super().__init__(self.error_msg)
+
+
+class ServerNotReady(ServingError):
+    code = Code.UNAVAILABLE
+
+    def __init__(self, reason: str = "Server is not ready.") -> None:
+        super().__init__(reason)
+
+
+class ServerNotLive(ServingError):
+    code = Code.UNAVAILABLE
+
+    def __init__(self, reason: str = "Server is not live.") -> None:
+        super().__init__(reason)
+
+
+class QueueFull(ServingError):
+    """A bounded queue is full. Nothing was executed, so a retry later is safe."""
+
+    code = Code.OVERLOADED
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ServingError):
+    """The request's own deadline passed before its model ran, so it did not run."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Unsupported(ServingError):
+    """A known request this model or server cannot do."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class UnsupportedProtocol(Unsupported):
+    def __init__(self, protocol_version: str | None = None) -> None:
+        super().__init__(f"Unsupported protocol {protocol_version}.")
+
+
+class PermissionDenied(ServingError):
+    """A door the operator has not opened; the text names the flag that opens it."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class InferenceError(ServingError):
+    """The model failed. `status` and `debug_details` are KServe's fields."""
+
+    def __init__(self, reason: str, status: Any = None, debug_details: Any = None) -> None:
+        self._reason = reason
+        self.inference_status = status
+        self.debug_details = debug_details
+        super().__init__(f"[{status}] {reason}" if status else reason)
+
+    @property
+    def reason(self) -> str:
+        return str(self)
+
+
+class UpstreamError(ServingError):
+    """A predictor, transformer or explainer behind us answered with an error: its status is kept.
+
+    http_status: the upstream's HTTP status (a gRPC upstream's mapped once), e.g. 404, 503, 504.
+    """
+
+    def __init__(self, reason: str, http_status: int) -> None:
+        super().__init__(reason)
+        self.status = http_status
+
+
+class ModelLoadError(ServingError):
+    """A model did not load; the text says why and, where there is one, what to do."""
+
+
+class ModelMissingError(ModelLoadError):
+    def __init__(self, path: object) -> None:
+        self.path = path
+        super().__init__(f"Missing model under path {path}")
+
+
+class UntrustedModel(ModelLoadError):
+    """A file wants more than loading data: the text names the global, the flag and the manifest."""
+
+
+class WorkersShouldBeLessThanMaxWorkersError(ServingError):
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(f"Workers should be less than max workers {max_workers}")

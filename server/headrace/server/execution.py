@@ -1,0 +1,153 @@
+"""Where and when a model runs: one bounded queue and a fixed number of instances per model.
+
+A call waits for a free instance (first come, first served), then runs inline on the event loop or
+in a thread of the model's own pool. What is over its deadline, or whose caller has gone, while it
+waits does not run. Process isolation is an instance whose `predict` talks to a child
+(isolation.py); the executor does not know it.
+
+The event loop is the only one that touches the counters, so nothing here locks.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueFull
+from headrace.server.request import Context
+
+Instance = TypeVar("Instance")
+Result = TypeVar("Result")
+
+
+class Mode(StrEnum):
+    INLINE = "inline"  # on the event loop: only where the call is cheaper than a thread hop
+    THREAD = "thread"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """Per model; 0 means no bound (contract §8 *Limits*)."""
+
+    max_requests: int = 1024
+    max_bytes: int = 1 << 30
+
+
+class Executor(Generic[Instance]):
+    """Runs calls on the instances of one model, never more at a time than there are instances."""
+
+    def __init__(
+        self,
+        model_name: str,
+        instances: Sequence[Instance],
+        limits: QueueLimits = QueueLimits(),
+        mode: Mode = Mode.THREAD,
+    ) -> None:
+        self.model_name = model_name
+        self.instances = tuple(instances)
+        self.limits = limits
+        self.mode = mode
+        self.pending_requests = 0  # waiting, not running
+        self.pending_bytes = 0
+        self.running = 0
+        self._free = deque(self.instances)
+        self._waiters: deque[asyncio.Future[Instance]] = deque()
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    async def run(self, call: Callable[[Instance], Result], context: Context) -> Result:
+        """call(instance) on a free instance; its result or its exception.
+
+        Raises QueueFull at once when the queue is full, DeadlineExceeded when context's deadline
+        passes first. A cancelled caller leaves the queue; what already runs ends unheard.
+        """
+        queued_ns = time.perf_counter_ns()
+        instance = self._free.popleft() if self._free else await self._wait(context)
+        started_ns = time.perf_counter_ns()
+        context.stages.queue_ns += started_ns - queued_ns
+        if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
+            self._release(instance)
+            raise DeadlineExceeded("Request timeout expired")
+        self.running += 1
+        if self.mode is Mode.INLINE:
+            try:
+                return call(instance)
+            finally:
+                self._done(instance, context, started_ns)
+        future = asyncio.get_running_loop().run_in_executor(self._pool(), call, instance)
+        future.add_done_callback(lambda _: self._done(instance, context, started_ns))
+        # shielded: a thread cannot be stopped, so its instance is free only when it returns
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Refuse what waits and let the threads end. Idempotent."""
+        self._closed = True
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(ModelNotReady(self.model_name, "It is being unloaded."))
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    async def _wait(self, context: Context) -> Instance:
+        limits = self.limits
+        if limits.max_requests and self.pending_requests >= limits.max_requests:
+            raise QueueFull(
+                f"Exceeds maximum queue size: model {self.model_name} has {self.pending_requests} "
+                f"requests waiting (--max_queue_requests {limits.max_requests})"
+            )
+        if limits.max_bytes and self.pending_bytes + context.body_bytes > limits.max_bytes:
+            raise QueueFull(
+                f"Exceeds maximum queue size: model {self.model_name} has {self.pending_bytes} "
+                f"bytes waiting (--max_queue_bytes {limits.max_bytes})"
+            )
+        waiter: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self.pending_requests += 1
+        self.pending_bytes += context.body_bytes
+        timeout_s = None
+        if context.deadline_s is not None:
+            timeout_s = max(0.0, context.deadline_s - time.monotonic())
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiter
+        except TimeoutError as err:
+            self._give_back(waiter)
+            raise DeadlineExceeded("Request timeout expired") from err
+        except asyncio.CancelledError:
+            self._give_back(waiter)
+            raise
+        finally:
+            self.pending_requests -= 1
+            self.pending_bytes -= context.body_bytes
+
+    def _give_back(self, waiter: asyncio.Future[Instance]) -> None:
+        """The waiter gives up: pass its instance on if it just got one, else forget the waiter."""
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._release(waiter.result())
+        else:
+            waiter.cancel()
+
+    def _release(self, instance: Instance) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(instance)
+                return
+        self._free.append(instance)
+
+    def _done(self, instance: Instance, context: Context, started_ns: int) -> None:
+        self.running -= 1
+        context.stages.compute_infer_ns += time.perf_counter_ns() - started_ns
+        self._release(instance)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(
+                len(self.instances), thread_name_prefix=f"model-{self.model_name}"
+            )
+        return self._threads

@@ -1,0 +1,256 @@
+"""Which models this process serves, and in what state: load, unload, reload without a gap.
+
+    a name ──load──▶ LOADING ──▶ READY ──unload──▶ UNLOADING ──▶ UNAVAILABLE
+                        └─ failed ─▶ UNAVAILABLE + reason      (a failed reload keeps the old one)
+
+A `Loader` knows what could be loaded and makes it; the repository decides what is visible when.
+Everything runs on the event loop; a lock per name keeps loads of one model in order.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from headrace.server.errors import ModelNotFound, ModelNotReady, ModelVersionNotFound
+from headrace.server.servable import Servable
+from headrace.server.statistics import ModelStatistics
+
+log = logging.getLogger(__name__)
+
+DEFAULT_VERSION = "1"  # what a model without declared versions answers to (contract §2.1)
+
+
+class State(StrEnum):  # Triton's words
+    READY = "READY"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One version of one model. config: Triton's ModelConfig keys this model was given, if any."""
+
+    name: str
+    servable: Servable
+    version: str = DEFAULT_VERSION
+    config: Mapping[str, Any] = field(default_factory=dict)
+    in_flight: int = 0
+    statistics: ModelStatistics = field(init=False)
+    _idle: asyncio.Event | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.statistics = ModelStatistics(self.name, self.version)
+
+    def enter(self) -> None:
+        """A request is in flight; `leave` ends it."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until nothing is in flight."""
+        if self.in_flight:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A row of the repository index; version and state are empty for what was never loaded."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        row = {"name": self.name, "version": self.version, "state": self.state}
+        row["reason"] = self.reason
+        return {key: value for key, value in row.items() if value}
+
+
+class Loader(Protocol):
+    """Where models come from: the command line, a folder, or a user's own repository."""
+
+    def names(self) -> Sequence[str]:
+        """Every model that could be loaded, loaded or not."""
+        ...
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
+        """All versions to serve of name, ready to answer.
+
+        parameters: of the load request (`config`, `file:…`). Raises ModelNotFound for an unknown
+        name, ModelLoadError with the reason for anything else.
+        """
+        ...
+
+
+class NoLoader:
+    """The loader of a server whose models are all registered by code."""
+
+    def names(self) -> Sequence[str]:
+        return []
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
+        raise ModelNotFound(name)
+
+
+class Repository:
+    """Names → versions → `ServedModel`, each with a state."""
+
+    def __init__(self, loader: Loader | None = None, drain_s: float = 30.0) -> None:
+        self.loader: Loader = loader or NoLoader()
+        self._drain_s = drain_s  # longest an old version may finish what it has in flight
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        self._states: dict[str, tuple[State, str]] = {}  # of names, while not plainly READY
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def add(self, model: ServedModel) -> None:
+        """Serve model at once, beside its other versions."""
+        self._models.setdefault(model.name, {})[model.version] = model
+        self._states.pop(model.name, None)
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The version asked for, or the newest.
+
+        Raises ModelNotFound, ModelVersionNotFound, or ModelNotReady for a name that could be
+        loaded but is not.
+        """
+        versions = self._models.get(name)
+        if not versions:
+            if name in self._states or name in self.loader.names():
+                raise ModelNotReady(name, self._states.get(name, (State.UNKNOWN, ""))[1] or None)
+            raise ModelNotFound(name)
+        if not version:
+            return versions[newest(versions)]
+        if version not in versions:
+            raise ModelVersionNotFound(name, version, sort_versions(versions))
+        return versions[version]
+
+    def names(self) -> list[str]:
+        """Every loaded or registered name, in the order they came."""
+        return list(self._models)
+
+    def versions(self, name: str) -> list[str]:
+        """Loaded versions of name, oldest first. Raises as `find`."""
+        self.find(name)
+        return sort_versions(self._models[name])
+
+    def all(self) -> list[ServedModel]:
+        return [model for versions in self._models.values() for model in versions.values()]
+
+    def failed(self) -> dict[str, str]:
+        """Names that should serve but do not, with the reason."""
+        return {
+            name: reason or state.value
+            for name, (state, reason) in self._states.items()
+            if not self._models.get(name) and state is not State.UNKNOWN
+        }
+
+    def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """Triton's index: a row per loaded version, then a row per name that is only present."""
+        rows = [
+            IndexEntry(name, version, *self._states.get(name, (State.READY, "")))
+            for name, versions in self._models.items()
+            for version in sort_versions(versions)
+        ]
+        for name, (state, reason) in self._states.items():
+            if not self._models.get(name):
+                rows.append(IndexEntry(name, DEFAULT_VERSION, state, reason))
+        seen = {row.name for row in rows}
+        rows += [IndexEntry(name) for name in self.loader.names() if name not in seen]
+        return [row for row in rows if row.state == State.READY] if ready_only else rows
+
+    async def load(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Load name, or reload it: the new versions are ready before the old ones drain.
+
+        Raises ModelNotFound, or ModelLoadError; what was serving before goes on serving then.
+        """
+        self._check_known(name)  # before the lock: names are the client's, locks are kept
+        async with self._lock(name):
+            was = self._models.get(name)
+            if not was:
+                self._states[name] = (State.LOADING, "")
+            try:
+                models = await self.loader.load(name, parameters or {})
+            except BaseException as err:
+                if not was:
+                    self._states[name] = (State.UNAVAILABLE, str(err) or type(err).__name__)
+                raise
+            self._states.pop(name, None)
+            fresh = {model.version: model for model in models}
+            for version, model in fresh.items():
+                if was and version in was:
+                    model.statistics = was[version].statistics
+            self._models[name] = fresh
+            self._retire([] if was is None else list(was.values()))
+
+    async def unload(self, name: str) -> None:
+        """Stop serving name. Returns when it is no longer visible; what runs may finish.
+
+        Raises ModelNotFound for a name neither loaded nor present.
+        """
+        self._check_known(name)
+        async with self._lock(name):
+            versions = self._models.pop(name, None)
+            if versions is None:
+                return
+            self._states[name] = (State.UNLOADING, "unloaded")
+            try:
+                await self._drain(list(versions.values()))
+            finally:
+                self._states[name] = (State.UNAVAILABLE, "unloaded")
+
+    async def close(self) -> None:
+        """Stop every model, the retiring ones too."""
+        models = self.all()
+        self._models.clear()
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        for model in models:
+            await model.servable.stop()
+
+    def _check_known(self, name: str) -> None:
+        known = name in self._models or name in self._states or name in self.loader.names()
+        if not known:
+            raise ModelNotFound(name)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _retire(self, models: Sequence[ServedModel]) -> None:
+        if models:
+            task = asyncio.create_task(self._drain(models))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _drain(self, models: Sequence[ServedModel]) -> None:
+        """Wait for what models have in flight, at most drain_s, then stop them."""
+        try:
+            async with asyncio.timeout(self._drain_s):
+                for model in models:
+                    await model.drained()
+        except TimeoutError:
+            log.warning("model still busy at unload", extra={"model": models[0].name})
+        finally:
+            for model in models:
+                await model.servable.stop()
+
+
+def newest(versions: Mapping[str, object]) -> str:
+    return sort_versions(versions)[-1]
+
+
+def sort_versions(versions: Mapping[str, object]) -> list[str]:
+    """Oldest first: numbers by value before other text by spelling."""
+    return sorted(versions, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))

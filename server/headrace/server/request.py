@@ -1,0 +1,81 @@
+"""One inference below every protocol: what a codec decodes to and encodes from.
+
+`Request` and `Response` carry tensors and the few things the Open Inference Protocol lets a caller
+say about them. `Context` travels beside them: headers, deadline, and the times of the stages.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.server.tensor import Tensor
+
+ParameterValue = str | bool | int | float
+Parameters = Mapping[str, ParameterValue]
+NO_PARAMETERS: Parameters = {}
+
+
+@dataclass(slots=True)
+class RequestedOutput:
+    """One entry of a request's `outputs`: parameters are `binary_data`, `classification`, …"""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+    @property
+    def binary_data(self) -> bool | None:
+        value = self.parameters.get("binary_data")
+        return value if isinstance(value, bool) else None
+
+
+@dataclass(slots=True)
+class Request:
+    """model_version "" means: the newest. outputs empty means: all, in the model's order."""
+
+    model_name: str
+    inputs: list[Tensor]
+    id: str = ""
+    model_version: str = ""
+    parameters: Parameters = NO_PARAMETERS
+    outputs: list[RequestedOutput] = field(default_factory=list)
+    input_parameters: Mapping[str, Parameters] = field(default_factory=dict)  # by input name
+    from_grpc: bool = False
+
+
+@dataclass(slots=True)
+class Response:
+    """What a model answers; the data plane has already filtered and ordered outputs as asked."""
+
+    model_name: str
+    outputs: list[Tensor]
+    id: str = ""
+    model_version: str = ""
+    parameters: Parameters = NO_PARAMETERS
+    output_parameters: Mapping[str, Parameters] = field(default_factory=dict)  # by output name
+
+
+@dataclass(slots=True)
+class Stages:
+    """Nanoseconds spent per stage of one request; the names are those of statistics and metrics."""
+
+    queue_ns: int = 0
+    compute_input_ns: int = 0  # decoding and preprocess
+    compute_infer_ns: int = 0  # the model itself, or explain
+    compute_output_ns: int = 0  # postprocess
+
+
+@dataclass(slots=True)
+class Context:
+    """What travels beside a request.
+
+    headers: lower-case keys, the last duplicate wins; the same object reaches every hook of one
+        request, and hooks may keep state in it (KServe's examples do).
+    deadline_s: on `time.monotonic()`'s clock; a request past it does not run. None: no deadline.
+    """
+
+    headers: dict[str, str] = field(default_factory=dict)
+    response_headers: dict[str, str] = field(default_factory=dict)
+    deadline_s: float | None = None
+    body_bytes: int = 0
+    started_ns: int = field(default_factory=time.perf_counter_ns)
+    stages: Stages = field(default_factory=Stages)

@@ -1,0 +1,89 @@
+"""What the data plane calls: one model version, whatever was loaded for it.
+
+Two things can be loaded. Our predictors are plain classes over tensors: `TensorServable` here runs
+them. User code inherits KServe's `Model`: model_servable.py runs its hooks. Both keep the loop
+free: what is synchronous goes through the model's `Executor`.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from headrace.server.errors import Unsupported
+from headrace.server.execution import Executor
+from headrace.server.predictor import Predictor
+from headrace.server.protocol import v1_tensors
+from headrace.server.request import Context, Request, Response
+from headrace.server.tensor import Tensor, TensorSpec
+
+
+class Servable(Protocol):
+    """inputs, outputs: declared tensors, empty where unknown. Errors are `ServingError`s."""
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    platform: str  # for model metadata, e.g. "onnx_onnxruntime"
+
+    @property
+    def pending_requests(self) -> int:
+        """Requests waiting for an instance."""
+        ...
+
+    async def is_ready(self) -> bool: ...
+
+    async def infer(self, request: Request, context: Context) -> Response | AsyncIterator[Response]:
+        """One V2 inference; an iterator where the model streams."""
+        ...
+
+    async def predict(self, payload: Any, context: Context) -> Any:
+        """One V1 `:predict`: payload is decoded JSON, or bytes; returns what rest/ serialises."""
+        ...
+
+    async def explain(self, payload: Any, context: Context) -> Any:
+        """One V1 `:explain`. Raises Unsupported where there is no explainer."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+class TensorServable:
+    """A `Predictor` behind an `Executor`; V1 rows become tensors and back."""
+
+    def __init__(self, executor: Executor[Predictor], platform: str) -> None:
+        self._executor = executor
+        self.platform = platform
+        predictor = executor.instances[0]
+        self.inputs: Sequence[TensorSpec] = predictor.inputs
+        self.outputs: Sequence[TensorSpec] = predictor.outputs
+
+    @property
+    def executor(self) -> Executor[Predictor]:
+        return self._executor
+
+    @property
+    def pending_requests(self) -> int:
+        return self._executor.pending_requests
+
+    async def is_ready(self) -> bool:
+        return True
+
+    async def infer(self, request: Request, context: Context) -> Response:
+        outputs = await self._predict(request.inputs, context)
+        return Response(request.model_name, list(outputs), request.id, request.model_version)
+
+    async def predict(self, payload: Any, context: Context) -> Any:
+        inputs = v1_tensors.to_tensors(payload, self.inputs)
+        outputs = await self._predict(inputs, context)
+        return v1_tensors.to_predictions(outputs)
+
+    async def explain(self, payload: Any, context: Context) -> Any:
+        raise Unsupported("Could not find explainer_host.")
+
+    async def stop(self) -> None:
+        self._executor.close()
+        for instance in self._executor.instances:
+            close = getattr(instance, "close", None)
+            if close is not None:
+                close()
+
+    async def _predict(self, inputs: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
+        return await self._executor.run(lambda predictor: predictor.predict(inputs), context)

@@ -1,0 +1,116 @@
+"""Triton's statistics of one model version (data-plane contract §4.2), as plain counters.
+
+The event loop alone writes them. `merge` adds the figures of several workers; both JSON and
+protobuf are made from `ModelStatistics.to_json`, metrics from the same fields.
+"""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from headrace.server.request import Stages
+
+
+@dataclass(slots=True)
+class Duration:
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+    def to_json(self) -> dict[str, int]:
+        return {"count": self.count, "ns": self.ns}
+
+
+class FailureReason(StrEnum):  # Triton's label values of nv_inference_request_failure
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(slots=True)
+class ModelStatistics:
+    """Counts since the version was loaded; a reload of the same version goes on counting."""
+
+    name: str
+    version: str
+    last_inference_ms: int = 0  # since the epoch; 0: never
+    inference_count: int = 0  # rows of successful requests
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    failures: dict[str, int] = field(
+        default_factory=lambda: {reason.value: 0 for reason in FailureReason}
+    )
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    memory_bytes: int = 0
+
+    def succeeded(self, rows: int, total_ns: int, stages: Stages) -> None:
+        """One request answered: rows inferences in one execution of that batch size."""
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.inference_count += rows
+        self.execution_count += 1
+        self.success.add(total_ns)
+        self.queue.add(stages.queue_ns)
+        self.compute_input.add(stages.compute_input_ns)
+        self.compute_infer.add(stages.compute_infer_ns)
+        self.compute_output.add(stages.compute_output_ns)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.compute_input.add(stages.compute_input_ns)
+        batch.compute_infer.add(stages.compute_infer_ns)
+        batch.compute_output.add(stages.compute_output_ns)
+
+    def failed(self, reason: FailureReason, total_ns: int) -> None:
+        self.fail.add(total_ns)
+        self.failures[reason.value] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Triton's object; `headrace_failures` beside it feeds the metric's reason label."""
+        none = {"count": 0, "ns": 0}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "last_inference": self.last_inference_ms,
+            "inference_count": self.inference_count,
+            "execution_count": self.execution_count,
+            "inference_stats": {
+                "success": self.success.to_json(),
+                "fail": self.fail.to_json(),
+                **{stage: getattr(self, stage).to_json() for stage in STAGES},
+                "cache_hit": dict(none),
+                "cache_miss": dict(none),
+            },
+            "response_stats": {},
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": batch.compute_input.to_json(),
+                    "compute_infer": batch.compute_infer.to_json(),
+                    "compute_output": batch.compute_output.to_json(),
+                }
+                for size, batch in sorted(self.batches.items())
+            ],
+            "memory_usage": [{"type": "CPU", "id": 0, "byte_size": self.memory_bytes}]
+            if self.memory_bytes
+            else [],
+        }
