@@ -1,0 +1,1 @@
+"""The headrace command: thin, with lazy imports."""

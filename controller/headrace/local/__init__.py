@@ -1,0 +1,1 @@
+"""The embedded platform; its node runs replicas as processes."""

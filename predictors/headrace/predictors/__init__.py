@@ -1,0 +1,1 @@
+"""One file per framework, each found by its entry point."""

@@ -1,0 +1,1 @@
+"""The gRPC edge: grpcio services over the codecs and the data plane."""

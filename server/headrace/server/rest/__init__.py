@@ -1,0 +1,1 @@
+"""The HTTP edge: Tornado handlers over the codecs and the data plane."""

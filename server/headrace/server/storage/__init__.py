@@ -1,0 +1,1 @@
+"""Where models come from: storage URIs to a local folder."""

@@ -1,0 +1,1 @@
+"""Transformers and explainers that ship with Headrace; they use only headrace.server."""
