@@ -20,6 +20,7 @@ The names, constructors and messages that user code knows are KServe's (data-pla
     └── InferenceError          INTERNAL            the model's mistake
 """
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, ClassVar
 
@@ -186,6 +187,7 @@ class UpstreamError(ServingError):
     def __init__(self, reason: str, http_status: int) -> None:
         super().__init__(reason)
         self.status = http_status
+        self.code = code_of_status(http_status)  # type: ignore[misc]  # its own, unlike the others'
 
 
 class ModelLoadError(ServingError):
@@ -204,4 +206,57 @@ class UntrustedModel(ModelLoadError):
 
 class WorkersShouldBeLessThanMaxWorkersError(ServingError):
     def __init__(self, max_workers: int) -> None:
-        super().__init__(f"Workers should be less than max workers {max_workers}")
+        super().__init__(f"Workers cannot be greater than {max_workers}")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an edge tells its caller of any exception, a user's own included.
+
+    message: the exception's text. class_name: of an exception that is not ours, else "".
+    status, detail: what a `fastapi.HTTPException`-like error asks for, else None.
+    """
+
+    code: Code
+    message: str
+    class_name: str = ""
+    status: int | None = None
+    detail: Any = None
+
+    @property
+    def labelled(self) -> str:
+        """The text of a REST error body: KServe writes `<ClassName> : <message>` for others' errors
+        (contract §1.5); over gRPC it is `message` alone."""
+        return f"{self.class_name} : {self.message}" if self.class_name else self.message
+
+
+def failure(error: BaseException) -> Failure:
+    """error as both edges report it; the one place that knows exceptions that are not ours."""
+    if isinstance(error, ServingError):
+        return Failure(error.code, error.reason, status=error.status)
+    if isinstance(error, NotImplementedError):
+        return Failure(Code.UNIMPLEMENTED, str(error))
+    status, detail = getattr(error, "status_code", None), getattr(error, "detail", None)
+    if isinstance(status, int) and detail is not None:  # fastapi's and starlette's HTTPException
+        text = detail if isinstance(detail, str) else str(error)
+        return Failure(code_of_status(status), text, status=status, detail=detail)
+    return Failure(Code.INTERNAL, str(error), type(error).__name__)
+
+
+_BY_STATUS = {
+    401: Code.PERMISSION_DENIED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    413: Code.TOO_LARGE,
+    415: Code.UNSUPPORTED_MEDIA,
+    429: Code.OVERLOADED,
+    501: Code.UNIMPLEMENTED,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+}
+
+
+def code_of_status(status: int) -> Code:
+    """Our word for an HTTP status somebody else chose."""
+    return _BY_STATUS.get(status, Code.INVALID_ARGUMENT if 400 <= status < 500 else Code.INTERNAL)
