@@ -20,7 +20,7 @@ check:
 soak: setup  ## the tests of `make test` that count, at their full counts
 	HEADRACE_SOAK=1 $(PY) -m pytest -m soak -s --timeout=0
 
-setup: .venv/.dev .venv/.clients
+setup: .venv/.dev .venv/.clients .venv/.node
 setup-demo: .venv/.dev .venv/.clients
 
 .venv/.dev: pyproject.toml constraints.txt
@@ -39,4 +39,10 @@ setup-demo: .venv/.dev .venv/.clients
 	  $(CLIENTS)/$$name/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	    -r $$each -e . || exit 1; \
 	done
+	@touch $@
+
+# Azurite, the Azure Blob server of the storage tests.
+.venv/.node: .venv/.dev
+	mkdir -p .venv/node
+	cd .venv/node && npm install --silent --no-audit --no-fund azurite@3
 	@touch $@
