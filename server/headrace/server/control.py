@@ -35,8 +35,27 @@ class LocalControl:
     def __init__(self, repository: Repository, policy: ReadyPolicy = ReadyPolicy.ALL) -> None:
         self.repository = repository
         self.policy = policy
-        self.is_started = False  # start-up models have been loaded, or have failed to
-        self.is_draining = False
+        self._is_started = False
+        self._is_draining = False
+
+    @property
+    def is_started(self) -> bool:
+        """Start-up models have been loaded, or have failed to."""
+        return self._is_started
+
+    @is_started.setter
+    def is_started(self, value: bool) -> None:
+        self._is_started = value
+        self.repository.changes.notify()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_draining
+
+    @is_draining.setter
+    def is_draining(self, value: bool) -> None:
+        self._is_draining = value
+        self.repository.changes.notify()
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         await self.repository.load(name, parameters)

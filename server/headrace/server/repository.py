@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from headrace.server.changes import Changes
 from headrace.server.errors import ModelNotFound, ModelNotReady, ModelVersionNotFound
 from headrace.server.servable import Servable
 from headrace.server.statistics import ModelStatistics
@@ -108,6 +109,7 @@ class Repository:
 
     def __init__(self, loader: Loader | None = None, drain_s: float = 30.0) -> None:
         self.loader: Loader = loader or NoLoader()
+        self.changes = Changes()
         self._drain_s = drain_s  # longest an old version may finish what it has in flight
         self._models: dict[str, dict[str, ServedModel]] = {}
         self._states: dict[str, tuple[State, str]] = {}  # of names, while not plainly READY
@@ -118,6 +120,7 @@ class Repository:
         """Serve model at once, beside its other versions."""
         self._models.setdefault(model.name, {})[model.version] = model
         self._states.pop(model.name, None)
+        self.changes.notify()
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """The version asked for, or the newest.
@@ -185,6 +188,7 @@ class Repository:
             except BaseException as err:
                 if not was:
                     self._states[name] = (State.UNAVAILABLE, str(err) or type(err).__name__)
+                    self.changes.notify()
                 raise
             self._states.pop(name, None)
             fresh = {model.version: model for model in models}
@@ -192,6 +196,7 @@ class Repository:
                 if was and version in was:
                     model.statistics = was[version].statistics
             self._models[name] = fresh
+            self.changes.notify()
             self._retire([] if was is None else list(was.values()))
 
     async def unload(self, name: str) -> None:
@@ -205,6 +210,7 @@ class Repository:
             if versions is None:
                 return
             self._states[name] = (State.UNLOADING, "unloaded")
+            self.changes.notify()
             try:
                 await self._drain(list(versions.values()))
             finally:
