@@ -1,19 +1,139 @@
-"""The gRPC port: grpc.aio over the inference, health and reflection services."""
+"""The gRPC port: grpc.aio over the inference, health and reflection services.
+
+It listens on the TCP port and on a Unix socket only this user can reach; the HTTP port hands
+HTTP/2 connections to the latter (`unix_address`), so that one port serves both.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import grpc
 
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
+from headrace.server.grpc import health, inference, reflection
+from headrace.server.grpc.admin import Admin
+from headrace.server.grpc.health import Health
+from headrace.server.grpc.inference import Inference
+from headrace.server.grpc.reflection import Reflection
+from headrace.server.grpc.streaming import StreamInfer
 from headrace.server.settings import Settings
+
+INT32_MAX = 2**31 - 1
+MIN_PING_INTERVAL_MS = 10_000  # what gRPC clients are allowed to configure; Triton says 300 000
+MAX_SOCKET_PATH = 100  # the kernel takes 108
 
 
 class GrpcListener:
-    """start() returns the port; stop() ends what is open."""
+    """start() returns the port; stop() ends what is open. unix_address: None until started."""
 
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self.plane = plane
         self.control = control
         self.settings = settings
+        self.unix_address: str | None = None
+        self._closing = asyncio.Event()
+        self._server: Any = None
+        self._folder: Path | None = None
 
     async def start(self) -> int:
-        return 0
+        """Bind and serve. Raises OSError naming the address and the flag if it cannot be bound."""
+        self._server = grpc.aio.server(options=server_options(self.settings))
+        for name, handlers in self._services().items():
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(name, handlers),)
+            )
+        try:
+            port = self._bind()
+            self._bind_socket()
+        except BaseException:
+            await self.stop(0)
+            raise
+        await self._server.start()
+        return port
 
-    async def stop(self) -> None: ...
+    async def stop(self, grace_s: float | None = None) -> None:
+        """GOAWAY, no new calls; open ones have grace_s, then they are cancelled. Idempotent.
+
+        grace_s None: the settings' grace period.
+        """
+        self._closing.set()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(self.settings.grace_period if grace_s is None else grace_s)
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _services(self) -> dict[str, dict[str, Any]]:
+        calls = Inference(self.plane, self.control, self.settings)
+        admin = Admin(self.plane, self.control, self.settings)
+        stream = StreamInfer(calls, self._closing)
+        names = [inference.SERVICE, health.SERVICE]
+        names += [f"{package}.{reflection.NAME}" for package in reflection.PACKAGES]
+        return {
+            inference.SERVICE: {**calls.handlers(), **admin.handlers(), **stream.handlers()},
+            health.SERVICE: Health(self.plane, self.control, self._closing).handlers(),
+            **{
+                f"{package}.{reflection.NAME}": Reflection(package, tuple(names)).handlers()
+                for package in reflection.PACKAGES
+            },
+        }
+
+    def _bind(self) -> int:
+        """Every address where host is "": IPv6 and IPv4 in one socket, or IPv4 alone."""
+        host, wanted = self.settings.host, self.settings.grpc_port
+        hosts = [f"[{host.strip('[]')}]" if ":" in host else host] if host else ["[::]", "0.0.0.0"]
+        for each in hosts:
+            try:
+                port = self._add_port(f"{each}:{wanted}")
+            except RuntimeError:
+                continue
+            if port:
+                return port
+        raise OSError(
+            f"cannot listen on {hosts[-1]}:{wanted} for gRPC: the port is taken or the address is "
+            "not ours; choose another with --grpc_port or --host, or --enable_grpc false"
+        )
+
+    def _add_port(self, address: str) -> int:
+        certificate, key = self.settings.ssl_certfile, self.settings.ssl_keyfile
+        if not certificate or not key:
+            return int(self._server.add_insecure_port(address))
+        credentials = grpc.ssl_server_credentials(
+            [(Path(key).read_bytes(), Path(certificate).read_bytes())]
+        )
+        return int(self._server.add_secure_port(address, credentials))
+
+    def _bind_socket(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="headrace-grpc-"))  # mode 0700
+        path = folder / "grpc.sock"
+        self._folder = folder
+        if len(str(path)) <= MAX_SOCKET_PATH:
+            self._server.add_insecure_port(f"unix:{path}")
+            self.unix_address = str(path)
+
+
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """grpcio's channel arguments. Limits of 0 mean none."""
+    receive = settings.grpc_max_receive_message_length
+    if receive is None:
+        receive = settings.max_body_bytes or -1
+    send = settings.grpc_max_send_message_length
+    options = [
+        ("grpc.max_receive_message_length", min(receive, INT32_MAX)),
+        ("grpc.max_send_message_length", -1 if send is None else min(send, INT32_MAX)),
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.max_ping_strikes", 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if settings.max_header_bytes:
+        options += [
+            ("grpc.max_metadata_size", settings.max_header_bytes),
+            ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ]
+    return options

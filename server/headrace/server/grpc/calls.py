@@ -1,0 +1,93 @@
+"""One RPC around a function of messages: parse, run, serialise, and end with the right status.
+
+Messages cross grpcio as bytes, so that ill-formed ones get INVALID_ARGUMENT and raw tensors are
+not copied. Cancellation needs nothing here: grpc.aio cancels the handler's task.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+
+from headrace.server.grpc.codec import parse
+from headrace.server.grpc.errors import Status, to_status
+from headrace.server.grpc.messages import message_class
+from headrace.server.protocol.parameters import timeout_s
+from headrace.server.request import Context, Parameters
+from headrace.server.settings import Settings
+
+Rpc = Any  # grpc.aio.ServicerContext
+
+_KEPT_FROM_TRAILERS = ("grpc-", ":")
+_HOP_BY_HOP = frozenset(
+    {"connection", "content-length", "content-type", "keep-alive", "te", "transfer-encoding"}
+)
+
+
+def unary(
+    package: str, name: str, run: Callable[[Any, Rpc], Awaitable[Any]], response: str = ""
+) -> Any:
+    """The handler of an RPC from `<name>Request` to the message that run returns."""
+    request_class = message_class(f"{package}.{name}Request")
+
+    async def on_message(message: bytes, rpc: Rpc) -> bytes:
+        answer = await run(parse(request_class, message), rpc)
+        return answer.SerializeToString()
+
+    return unary_bytes(on_message)
+
+
+def unary_bytes(run: Callable[[bytes, Rpc], Awaitable[bytes]]) -> Any:
+    """The handler of an RPC that reads and writes serialised messages itself."""
+
+    async def handle(message: bytes, rpc: Rpc) -> bytes:
+        try:
+            return await run(message, rpc)
+        except Exception as err:
+            status = to_status(err)
+        await end(rpc, status)
+        raise AssertionError("abort does not return")
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+async def end(rpc: Rpc, status: Status) -> None:
+    """End rpc with status; raises, as grpc.aio wants it."""
+    await rpc.abort(status.code, status.details, status.trailing_metadata)
+
+
+def context_of(rpc: Rpc, body_bytes: int) -> Context:
+    """Invocation metadata as headers: text only, the last of a name wins."""
+    headers = {key: value for key, value in rpc.invocation_metadata() if isinstance(value, str)}
+    return Context(headers, body_bytes=body_bytes)
+
+
+def deadline_s(rpc: Rpc, parameters: Parameters, settings: Settings) -> float | None:
+    """When the request stops being worth running, on the monotonic clock: the first of the call's
+    own deadline, its `timeout` parameter (µs) and --request_timeout."""
+    limits = [rpc.time_remaining(), settings.request_timeout or None, timeout_s(parameters)]
+    given = [limit for limit in limits if limit is not None]
+    return time.monotonic() + min(given) if given else None
+
+
+def send_trailers(rpc: Rpc, headers: Mapping[str, str]) -> None:
+    """A model's response headers as trailing metadata; what gRPC would refuse is left out."""
+    if headers:
+        trailers = [
+            (key.lower(), str(value)) for key, value in headers.items() if _is_sendable(key, value)
+        ]
+        rpc.set_trailing_metadata(tuple(trailers))
+
+
+def _is_sendable(key: str, value: object) -> bool:
+    name, text = key.lower(), str(value)
+    return (
+        name not in _HOP_BY_HOP
+        and not name.startswith(_KEPT_FROM_TRAILERS)
+        and not name.endswith("-bin")
+        and name.isascii()
+        and name.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        and text.isascii()
+        and text.isprintable()
+    )

@@ -1,0 +1,202 @@
+"""ModelInferRequest and ModelInferResponse ↔ `Request` and `Response`: pure, knows no gRPC.
+
+Raw contents become views of the received message and are joined to the reply uncopied (wire.py);
+typed contents go through contents.py. Rules and sentences: data-plane contract §3.3 and §2.5.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from headrace.server.errors import InvalidInput, Unsupported
+from headrace.server.grpc import parameters, wire
+from headrace.server.grpc.contents import RAW_ONLY, from_contents, to_contents
+from headrace.server.grpc.messages import message_class
+from headrace.server.protocol.parameters import check_request_parameters
+from headrace.server.request import Parameters, Request, RequestedOutput, Response
+from headrace.server.tensor import Tensor, check_shape, from_raw, to_datatype, to_raw
+
+ModelInferRequest = message_class("inference.ModelInferRequest")
+ModelInferResponse = message_class("inference.ModelInferResponse")
+ModelStreamInferResponse = message_class("inference.ModelStreamInferResponse")
+RAW_INPUTS = ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+RAW_OUTPUTS = ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+INFER_RESPONSE = ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+
+
+def parse(kind: Any, message: bytes) -> Any:
+    """message as a kind. Raises InvalidInput if it is not one."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as err:
+        raise InvalidInput(
+            f"{len(message)} bytes are not a {kind.DESCRIPTOR.full_name} message"
+        ) from err
+
+
+def decode_request(message: bytes, is_stream: bool = False) -> tuple[Request, bool]:
+    """The request in a serialised ModelInferRequest, and whether its tensors came typed.
+
+    Raises InvalidInput, or Unsupported for shared memory.
+    """
+    head, raw = wire.split_field(message, RAW_INPUTS)
+    found = parse(ModelInferRequest, head)
+    asked = parameters.from_message(found.parameters, "request")
+    check_request_parameters(asked, "request", is_stream)
+    of_inputs = _tensor_parameters(found.inputs, "inputs")
+    outputs = [
+        RequestedOutput(
+            entry.name, dict(parameters.from_message(entry.parameters, f"outputs[{i}]"))
+        )
+        for i, entry in enumerate(found.outputs)
+    ]
+    for output in outputs:
+        _refuse_shared_memory(f"output '{output.name}'", output.parameters)
+    request = Request(
+        found.model_name,
+        list(_tensors(found.inputs, raw, "input", found.model_name)),
+        found.id,
+        found.model_version,
+        asked,
+        outputs,
+        of_inputs,
+        from_grpc=True,
+    )
+    return request, any(entry.HasField("contents") for entry in found.inputs)
+
+
+def encode_response(response: Response, typed: bool) -> bytes:
+    """A serialised ModelInferResponse; an id is made where there is none.
+
+    typed: the request was. All outputs are typed then, unless one of them has no typed form.
+    """
+    message = ModelInferResponse(
+        model_name=response.model_name,
+        model_version=response.model_version,
+        id=response.id or str(uuid.uuid4()),
+    )
+    parameters.to_message(response.parameters, message.parameters)
+    return _encode(message, RAW_OUTPUTS, message.outputs, response.outputs, typed, response)
+
+
+def encode_stream_response(response: Response, typed: bool, is_final: bool) -> bytes:
+    """A serialised ModelStreamInferResponse; is_final: the last one to its request."""
+    response.parameters = {**response.parameters, parameters.FINAL_RESPONSE: is_final}
+    return wire.wrap(b"", INFER_RESPONSE, encode_response(response, typed))
+
+
+def encode_stream_error(text: str, request_id: str) -> bytes:
+    """A serialised ModelStreamInferResponse that says what went wrong with one request."""
+    message = ModelStreamInferResponse(error_message=text)
+    message.infer_response.id = request_id
+    message.infer_response.parameters[parameters.FINAL_RESPONSE].bool_param = True
+    return message.SerializeToString()
+
+
+def encode_request(request: Request, typed: bool = False) -> bytes:
+    """A serialised ModelInferRequest, as a client sends it: raw unless typed."""
+    message = ModelInferRequest(
+        model_name=request.model_name, model_version=request.model_version, id=request.id
+    )
+    parameters.to_message(request.parameters, message.parameters)
+    for output in request.outputs:
+        entry = message.outputs.add(name=output.name)
+        parameters.to_message(output.parameters, entry.parameters)
+    return _encode(message, RAW_INPUTS, message.inputs, request.inputs, typed, request)
+
+
+def decode_response(message: bytes) -> Response:
+    """The response in a serialised ModelInferResponse. Raises InvalidInput."""
+    head, raw = wire.split_field(message, RAW_OUTPUTS)
+    found = parse(ModelInferResponse, head)
+    return Response(
+        found.model_name,
+        list(_tensors(found.outputs, raw, "output", found.model_name)),
+        found.id,
+        found.model_version,
+        parameters.from_message(found.parameters, "response"),
+        _tensor_parameters(found.outputs, "outputs"),
+    )
+
+
+def _tensors(
+    entries: Sequence[Any], raw: Sequence[memoryview], side: str, model: str
+) -> Iterator[Tensor]:
+    """side: "input" or "output", for the error texts."""
+    if raw:
+        for entry in entries:
+            if entry.HasField("contents"):
+                raise InvalidInput(
+                    f"contents field must not be specified when using raw_{side}_contents "
+                    f"for '{entry.name}' for model '{model}'"
+                )
+        if len(raw) != len(entries):
+            raise InvalidInput(
+                f"the number of {side}s ({len(entries)}) does not match the expected number of "
+                f"raw {side} contents ({len(raw)}) for model '{model}'."
+            )
+    seen: set[str] = set()
+    for index, entry in enumerate(entries):
+        if entry.name in seen:
+            raise InvalidInput(f"{side}s[{index}]: {side} '{entry.name}' appears more than once")
+        seen.add(entry.name)
+        datatype = to_datatype(entry.datatype, f"{side} '{entry.name}'")
+        shape = tuple(entry.shape)
+        if raw:
+            at = f"raw_{side}_contents[{index}] of {side} '{entry.name}'"
+            yield _aligned(from_raw(entry.name, datatype, shape, raw[index], at))
+            continue
+        at = f"contents of {side} '{entry.name}'"
+        if datatype in RAW_ONLY and not entry.HasField("contents") and not check_shape(shape, at):
+            yield from_raw(entry.name, datatype, shape, b"", at)
+        else:
+            yield from_contents(entry.name, datatype, shape, entry.contents, at)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """tensor itself, or a copy where the view starts at an address its elements cannot have."""
+    if tensor.array.flags.aligned:
+        return tensor
+    array = np.array(tensor.array)
+    array.flags.writeable = False
+    return Tensor(tensor.name, array, tensor.datatype)
+
+
+def _encode(
+    message: Any,
+    raw_field: int,
+    entries: Any,
+    tensors: Sequence[Tensor],
+    typed: bool,
+    said: Request | Response,
+) -> bytes:
+    of_tensors = said.output_parameters if isinstance(said, Response) else said.input_parameters
+    typed = typed and all(tensor.datatype not in RAW_ONLY for tensor in tensors)
+    for tensor in tensors:
+        entry = entries.add(name=tensor.name, datatype=tensor.datatype.value, shape=tensor.shape)
+        if typed:
+            entry.contents.SetInParent()
+            to_contents(tensor, entry.contents)
+        given = of_tensors.get(tensor.name)
+        if given:
+            parameters.to_message(given, entry.parameters)
+    head = message.SerializeToString()
+    return head if typed else wire.join_field(head, raw_field, [to_raw(t) for t in tensors])
+
+
+def _tensor_parameters(entries: Sequence[Any], at: str) -> dict[str, Parameters]:
+    found: dict[str, Parameters] = {}
+    for index, entry in enumerate(entries):
+        if entry.parameters:
+            given = parameters.from_message(entry.parameters, f"{at}[{index}]")
+            _refuse_shared_memory(f"{at.removesuffix('s')} '{entry.name}'", given)
+            found[entry.name] = given
+    return found
+
+
+def _refuse_shared_memory(what: str, given: Parameters) -> None:
+    if "shared_memory_region" in given:
+        raise Unsupported(f"{what}: this server has no shared memory; send the tensor itself")

@@ -1,0 +1,105 @@
+"""The inference service: liveness, readiness, metadata and unary ModelInfer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from headrace.server import describe
+from headrace.server.control import Control
+from headrace.server.dataplane import DataPlane
+from headrace.server.errors import DeadlineExceeded, ModelNotReady
+from headrace.server.grpc import codec
+from headrace.server.grpc.calls import (
+    Rpc,
+    context_of,
+    deadline_s,
+    send_trailers,
+    unary,
+    unary_bytes,
+)
+from headrace.server.grpc.gate import Gate
+from headrace.server.grpc.messages import from_json, message_class
+from headrace.server.request import Context, Request
+from headrace.server.settings import Settings
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+class Inference:
+    """The calls of every client; operator calls are admin.py's, the stream is streaming.py's."""
+
+    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
+        self.plane = plane
+        self.settings = settings
+        self._control = control
+        self._gate = Gate(settings.max_concurrency, settings.max_queue_requests)
+
+    def handlers(self) -> dict[str, Any]:
+        return {
+            "ServerLive": unary("inference", "ServerLive", self.server_live),
+            "ServerReady": unary("inference", "ServerReady", self.server_ready),
+            "ServerMetadata": unary("inference", "ServerMetadata", self.server_metadata),
+            "ModelReady": unary("inference", "ModelReady", self.model_ready),
+            "ModelMetadata": unary("inference", "ModelMetadata", self.model_metadata),
+            "ModelInfer": unary_bytes(self.model_infer),
+        }
+
+    async def server_live(self, request: Any, rpc: Rpc) -> Any:
+        return message_class("inference.ServerLiveResponse")(live=True)
+
+    async def server_ready(self, request: Any, rpc: Rpc) -> Any:
+        return message_class("inference.ServerReadyResponse")(ready=await self._control.is_ready())
+
+    async def server_metadata(self, request: Any, rpc: Rpc) -> Any:
+        return from_json("inference.ServerMetadataResponse", describe.server_metadata())
+
+    async def model_ready(self, request: Any, rpc: Rpc) -> Any:
+        """NOT_FOUND for a name nobody knows; false for one that is known and cannot answer."""
+        try:
+            await self.plane.ready_model(request.name, request.version)
+        except ModelNotReady:
+            return message_class("inference.ModelReadyResponse")(ready=False)
+        return message_class("inference.ModelReadyResponse")(ready=True)
+
+    async def model_metadata(self, request: Any, rpc: Rpc) -> Any:
+        model = self.plane.repository.find(request.name, request.version)
+        versions = self.plane.repository.versions(request.name)
+        return from_json(
+            "inference.ModelMetadataResponse", describe.model_metadata(model, versions)
+        )
+
+    async def model_infer(self, message: bytes, rpc: Rpc) -> bytes:
+        context = context_of(rpc, len(message))
+        request, typed = codec.decode_request(message)
+        context.stages.compute_input_ns += time.perf_counter_ns() - context.started_ns
+        try:
+            async with self.admitted(request, context, rpc):
+                model = await self.plane.ready_model(request.model_name, request.model_version)
+                response = await self.plane.infer_once(model, request, context)
+        finally:
+            send_trailers(rpc, context.response_headers)
+        return codec.encode_response(response, typed)
+
+    @asynccontextmanager
+    async def admitted(self, request: Request, context: Context, rpc: Rpc) -> AsyncIterator[None]:
+        """One inference within its deadline and --max_concurrency; sets context's deadline.
+
+        Raises QueueFull, or DeadlineExceeded when --request_timeout passes.
+        """
+        context.deadline_s = deadline_s(rpc, request.parameters, self.settings)
+        limit_s = self.settings.request_timeout or None
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                wait_s = None
+                if context.deadline_s is not None:
+                    wait_s = max(0.0, context.deadline_s - time.monotonic())
+                async with self._gate.enter(wait_s):
+                    yield
+        except TimeoutError as err:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"the request took longer than {limit_s:g} s (--request_timeout)"
+            ) from err

@@ -1,0 +1,74 @@
+"""Server reflection over our descriptor pool, v1 and v1alpha: what `grpcurl list` asks.
+
+grpcio-reflection has v1alpha only and brings its own generated code (and protobuf ≥ 7.35); the two
+services differ in nothing but the package of their messages.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2
+
+from headrace.server.grpc.calls import Rpc, end
+from headrace.server.grpc.codec import parse
+from headrace.server.grpc.errors import to_status
+from headrace.server.grpc.messages import POOL, message_class
+
+PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
+NAME = "ServerReflection"
+NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
+UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+class Reflection:
+    """services: full names to list. package: which of the two this is."""
+
+    def __init__(self, package: str, services: tuple[str, ...]) -> None:
+        self._request = message_class(f"{package}.ServerReflectionRequest")
+        self._response = message_class(f"{package}.ServerReflectionResponse")
+        self._services = services
+
+    def handlers(self) -> dict[str, Any]:
+        return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self.info)}
+
+    async def info(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
+        async for message in requests:
+            try:
+                answer = self.answer(parse(self._request, message))
+            except Exception as err:
+                await end(rpc, to_status(err))
+            await rpc.write(answer.SerializeToString())
+
+    def answer(self, request: Any) -> Any:
+        """The response to one question; what is unknown is an answer too."""
+        reply = self._response(valid_host=request.host, original_request=request)
+        kind = request.WhichOneof("message_request")
+        try:
+            if kind == "list_services":
+                for name in self._services:
+                    reply.list_services_response.service.add(name=name)
+            elif kind == "file_by_filename":
+                _add_file(reply, POOL.FindFileByName, request.file_by_filename)
+            elif kind == "file_containing_symbol":
+                _add_file(reply, POOL.FindFileContainingSymbol, request.file_containing_symbol)
+            elif kind == "all_extension_numbers_of_type":
+                name = request.all_extension_numbers_of_type
+                POOL.FindMessageTypeByName(name)
+                reply.all_extension_numbers_response.base_type_name = name
+            elif kind == "file_containing_extension":
+                raise KeyError("our proto3 messages have no extensions")
+            else:
+                reply.error_response.error_code = UNIMPLEMENTED
+                reply.error_response.error_message = "expected one of the message_request fields"
+        except KeyError:
+            reply.error_response.error_code = NOT_FOUND
+            reply.error_response.error_message = f"{getattr(request, kind)!s} is not known here"
+        return reply
+
+
+def _add_file(reply: Any, find: Callable[[str], Any], name: str) -> None:
+    """The found file's descriptor; none of our files imports another."""
+    proto = descriptor_pb2.FileDescriptorProto()
+    find(name).CopyToProto(proto)
+    reply.file_descriptor_response.file_descriptor_proto.append(proto.SerializeToString())

@@ -1,0 +1,140 @@
+"""ModelStreamInfer: many requests and answers on one stream, interleaved (contract §3.6).
+
+    reader ──request──▶ one task each, at most MAX_OUTSTANDING ──answers──▶ one writer at a time
+
+A request that fails answers with `error_message` and the stream goes on; with the metadata
+`triton_grpc_error: true` it ends the stream with its status. Half-close finishes what is
+outstanding; cancellation cancels every task, which takes queued work out of its queue. When the
+server stops it reads no more, finishes what is outstanding and ends with UNAVAILABLE.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from headrace.server.errors import ServerNotReady
+from headrace.server.grpc import codec
+from headrace.server.grpc.calls import Rpc, context_of, end, send_trailers
+from headrace.server.grpc.errors import Status, to_status
+from headrace.server.grpc.inference import Inference
+from headrace.server.protocol.parameters import EMPTY_FINAL_RESPONSE
+from headrace.server.request import Request, Response
+
+MAX_OUTSTANDING = 64  # requests of one stream that are not answered yet; more wait in the socket
+STOPPING = "Server is stopping; send the request to another replica."
+GRPC_ERROR = "triton_grpc_error"
+
+
+class _Ended(Exception):
+    """The stream ends with this status."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.details)
+        self.status = status
+
+
+class StreamInfer:
+    """The handler of one service; each call is one `_Stream`. closing: the server is stopping."""
+
+    def __init__(self, inference: Inference, closing: asyncio.Event) -> None:
+        self._inference = inference
+        self._closing = closing
+
+    def handlers(self) -> dict[str, Any]:
+        return {"ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.model_stream_infer)}
+
+    async def model_stream_infer(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
+        stream = _Stream(self._inference, rpc)
+        status: Status | None = None
+        try:
+            await stream.run(requests, self._closing)
+        except* _Ended as group:
+            status = _first(group)
+        if status is not None:
+            await end(rpc, status)
+
+
+class _Stream:
+    def __init__(self, inference: Inference, rpc: Rpc) -> None:
+        self._inference = inference
+        self._rpc = rpc
+        self._writing = asyncio.Lock()
+        self._places = asyncio.Semaphore(MAX_OUTSTANDING)
+        metadata = dict(rpc.invocation_metadata())
+        self._ends_on_error = metadata.get(GRPC_ERROR) == "true"
+        self._trailers: dict[str, str] = {}
+
+    async def run(self, requests: AsyncIterator[bytes], closing: asyncio.Event) -> None:
+        """Answer every request. Raises _Ended, in a group, where a status must end the stream."""
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._read(requests, tasks))
+            closer = tasks.create_task(_cancel_when(closing, reader))
+            reader.add_done_callback(lambda _: closer.cancel())
+        send_trailers(self._rpc, self._trailers)
+        if closing.is_set():
+            raise ExceptionGroup("stream", [_Ended(to_status(ServerNotReady(STOPPING)))])
+
+    async def _read(self, requests: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
+        async for message in requests:
+            await self._places.acquire()
+            task = tasks.create_task(self._answer(message))
+            task.add_done_callback(lambda _: self._places.release())
+
+    async def _answer(self, message: bytes) -> None:
+        async with aclosing(self._answers(message)) as answers:
+            async for answer in answers:
+                async with self._writing:
+                    await self._rpc.write(answer)
+
+    async def _answers(self, message: bytes) -> AsyncGenerator[bytes, None]:
+        request: Request | None = None
+        context = context_of(self._rpc, len(message))
+        try:
+            request, typed = codec.decode_request(message, is_stream=True)
+            async with (
+                self._inference.admitted(request, context, self._rpc),
+                aclosing(self._responses(request, context)) as responses,
+            ):
+                async for response, is_final in responses:
+                    yield codec.encode_stream_response(response, typed, is_final)
+        except Exception as err:
+            status = to_status(err)
+            if self._ends_on_error:
+                raise _Ended(status) from err
+            yield codec.encode_stream_error(status.details, request.id if request else "")
+        finally:
+            self._trailers |= context.response_headers
+
+    async def _responses(
+        self, request: Request, context: Any
+    ) -> AsyncGenerator[tuple[Response, bool], None]:
+        """Every response to request, and whether it is the last."""
+        plane = self._inference.plane
+        model = await plane.ready_model(request.model_name, request.model_version)
+        answer = await plane.infer(model, request, context)
+        if isinstance(answer, Response):
+            yield answer, True
+            return
+        try:
+            async for each in answer:
+                yield each, False
+        finally:
+            close = getattr(answer, "aclose", None)
+            if close is not None:
+                await close()
+        if request.parameters.get(EMPTY_FINAL_RESPONSE) is True:
+            yield Response(request.model_name, [], request.id, model.version), True
+
+
+async def _cancel_when(event: asyncio.Event, task: "asyncio.Task[None]") -> None:
+    await event.wait()
+    task.cancel()
+
+
+def _first(group: BaseExceptionGroup[Any]) -> Status:
+    """The status of the first _Ended in group."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error.status
