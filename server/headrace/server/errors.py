@@ -13,7 +13,8 @@ The names, constructors and messages that user code knows are KServe's (data-pla
     ├── QueueFull               OVERLOADED          refused at once; retry later
     ├── DeadlineExceeded        DEADLINE_EXCEEDED
     ├── Unsupported             UNIMPLEMENTED
-    │   └── UnsupportedProtocol
+    │   ├── UnsupportedProtocol
+    │   └── NoSharedMemory  (404)
     ├── PermissionDenied        PERMISSION_DENIED   a door the operator has not opened
     ├── UpstreamError           (status of the upstream)
     ├── ModelLoadError          INTERNAL            a load that failed, with the reason
@@ -156,6 +157,18 @@ class Unsupported(ServingError):
 class UnsupportedProtocol(Unsupported):
     def __init__(self, protocol_version: str | None = None) -> None:
         super().__init__(f"Unsupported protocol {protocol_version}.")
+
+
+class NoSharedMemory(Unsupported):
+    """A tensor said to lie in shared memory (contract §12: 404, gRPC UNIMPLEMENTED)."""
+
+    status = 404
+
+    def __init__(self, tensor_name: str) -> None:
+        super().__init__(
+            f"'{tensor_name}': shared memory is not supported; "
+            f"send the tensor in the body, as JSON or binary"
+        )
 
 
 class PermissionDenied(ServingError):

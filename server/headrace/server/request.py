@@ -36,10 +36,12 @@ class Request:
     inputs: list[Tensor]
     id: str = ""
     model_version: str = ""
-    parameters: Parameters = NO_PARAMETERS
+    parameters: Parameters = field(default_factory=dict)
     outputs: list[RequestedOutput] = field(default_factory=list)
     input_parameters: Mapping[str, Parameters] = field(default_factory=dict)  # by input name
     from_grpc: bool = False
+    binary_inputs: frozenset[str] = frozenset()  # names of inputs that came as bytes
+    nested_inputs: frozenset[str] = frozenset()  # … whose JSON data came nested, not flat
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class Response:
     outputs: list[Tensor]
     id: str = ""
     model_version: str = ""
-    parameters: Parameters = NO_PARAMETERS
+    parameters: Parameters = field(default_factory=dict)
     output_parameters: Mapping[str, Parameters] = field(default_factory=dict)  # by output name
 
 
