@@ -1,0 +1,312 @@
+"""`ModelServable`: a user's `Model` as the data plane serves it.
+
+V1 payloads go to the hooks as they came, a V2 `Request` as an `InferRequest` over the same buffers;
+what the hooks return, an `InferResponse`, a dict, a protobuf message or an iterator of these,
+becomes a `Response`, or a stream of them.
+
+Synchronous hooks run in the model's `Executor` (one at a time by default), asynchronous ones on the
+loop; both kinds are admitted by the same queue limits.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from headrace.server import hooks
+from headrace.server.errors import DeadlineExceeded, InferenceError, InvalidInput, QueueFull
+from headrace.server.execution import Executor, QueueLimits
+from headrace.server.hooks import InferenceVerb
+from headrace.server.infer_tensors import InferInput
+from headrace.server.infer_types import InferRequest, InferResponse
+from headrace.server.model import Model
+from headrace.server.predict_io import generate_uuid
+from headrace.server.request import Context, Request, Response
+from headrace.server.tensor import Tensor, TensorSpec, to_datatype
+
+log = logging.getLogger(__name__)
+
+
+class ModelServable:
+    """Serves model. concurrency: how many synchronous hooks may run at the same time."""
+
+    platform = "python"
+
+    def __init__(
+        self,
+        model: Model,
+        limits: QueueLimits = QueueLimits(),
+        concurrency: int = 1,
+        on_stop: Callable[[Model], Any] = lambda model: model.stop(),
+    ) -> None:
+        self.model = model
+        self._on_stop = on_stop
+        self._is_owner = True
+        self.inputs: Sequence[TensorSpec] = ()
+        self.outputs: Sequence[TensorSpec] = ()
+        self._executor = Executor(model.name, [model] * concurrency, limits)
+        self._limits = limits
+        self._awaiting = 0  # requests in asynchronous hooks
+        self._awaiting_bytes = 0
+        self._is_described = False
+        self._engine: asyncio.Task[None] | None = None
+        model._run = self._run
+
+    @property
+    def executor(self) -> Executor[Model]:
+        return self._executor
+
+    @property
+    def pending_requests(self) -> int:
+        return self._executor.pending_requests
+
+    async def start(self) -> None:
+        """Learn what the model declares; start its engine where it has one."""
+        if self.model.engine and self._engine is None:
+            self._engine = asyncio.create_task(self.model.start_engine())
+            self._engine.add_done_callback(self._engine_ended)
+        await self._describe()
+
+    async def is_ready(self) -> bool:
+        """What `healthy()` says; with a predictor health check, the predictor's word too."""
+        try:
+            if not await _awaited(self.model.healthy()):
+                return False
+            config = self.model.predictor_config
+            if (
+                config is not None
+                and config.predictor_health_check
+                and not await self.model.forwarder(config).is_ready()
+            ):
+                return False
+        except Exception:
+            log.exception("health check failed", extra={"model": self.model.name})
+            return False
+        if not self._is_described:  # declared types are often known only once loaded
+            await self._describe()
+        return True
+
+    async def infer(self, request: Request, context: Context) -> Response | AsyncIterator[Response]:
+        result = await self._call(to_infer_request(request), context, InferenceVerb.PREDICT)
+        if hasattr(result, "__aiter__"):
+            return self._responses(result)
+        return to_response(result, self.model.name)
+
+    async def predict(self, payload: Any, context: Context) -> Any:
+        return _v1_body(await self._call(payload, context, InferenceVerb.PREDICT), context)
+
+    async def explain(self, payload: Any, context: Context) -> Any:
+        return _v1_body(await self._call(payload, context, InferenceVerb.EXPLAIN), context)
+
+    async def stop(self) -> None:
+        """End the engine, the hooks that wait, and the model. Errors of its own are logged."""
+        self._executor.close()
+        if not self._is_owner:
+            return
+        for stop in (self.model.stop_engine, lambda: self._on_stop(self.model)):
+            try:
+                await _awaited(stop())
+            except Exception:
+                log.exception("model did not stop cleanly", extra={"model": self.model.name})
+        if self._engine is not None:
+            self._engine.cancel()
+            await asyncio.gather(self._engine, return_exceptions=True)
+        await self.model.close_forwarder()
+
+    def release(self) -> None:
+        """Leave the model running at `stop`: another servable of it takes over."""
+        self._is_owner = False
+
+    async def _call(self, payload: Any, context: Context, verb: InferenceVerb) -> Any:
+        """The hooks' result; a stream holds its place among the admitted until it ends."""
+        is_admitted = self._has_async_hook(verb)
+        if is_admitted:
+            self._admit(context)
+        token = hooks.current.set(context)
+        is_open = False
+        try:
+            answer = await self.model(payload, context.headers, verb)
+            result, headers = answer if isinstance(answer, tuple) else (answer, {})
+            context.response_headers.update({str(k): str(v) for k, v in (headers or {}).items()})
+            if hasattr(result, "__aiter__"):
+                is_open = is_admitted
+                return self._stream(result, context, is_admitted)
+            return result
+        finally:
+            hooks.current.reset(token)
+            if is_admitted and not is_open:
+                self._dismiss(context)
+
+    async def _stream(
+        self, items: AsyncIterator[Any], context: Context, is_admitted: bool
+    ) -> AsyncIterator[Any]:
+        token = hooks.current.set(context)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            with suppress(ValueError):  # closed by another task, whose context this is not
+                hooks.current.reset(token)
+            if is_admitted:
+                self._dismiss(context)
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _responses(self, items: AsyncIterator[Any]) -> AsyncIterator[Response]:
+        async with aclosing(items):  # type: ignore[type-var]  # ours, of _stream
+            async for item in items:
+                yield to_response(item, self.model.name)
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        """Where synchronous hooks run: the executor, with the request's context variables."""
+        context = hooks.current.get() or Context()
+        inner = contextvars.copy_context()
+        # the hooks count their own stages, and the executor would count the same time again
+        queued = Context(deadline_s=context.deadline_s, body_bytes=context.body_bytes)
+        try:
+            return await self._executor.run(lambda _: inner.run(call), queued)
+        finally:
+            context.stages.queue_ns += queued.stages.queue_ns
+
+    def _has_async_hook(self, verb: InferenceVerb) -> bool:
+        model = self.model
+        main = model.explain if verb is InferenceVerb.EXPLAIN else model.predict
+        called = (main, model.preprocess, model.postprocess)
+        return type(model).__call__ is not Model.__call__ or any(
+            hooks.is_overridden(hook)
+            and (inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook))
+            for hook in called
+        )
+
+    def _admit(self, context: Context) -> None:
+        """Raises QueueFull, DeadlineExceeded: the executor's rules for what it does not run."""
+        limits, name = self._limits, self.model.name
+        if limits.max_requests and self._awaiting >= limits.max_requests:
+            raise QueueFull(
+                f"Exceeds maximum queue size: model {name} has {self._awaiting} "
+                f"requests waiting (--max_queue_requests {limits.max_requests})"
+            )
+        is_over = self._awaiting and self._awaiting_bytes + context.body_bytes > limits.max_bytes
+        if limits.max_bytes and is_over:
+            raise QueueFull(
+                f"Exceeds maximum queue size: model {name} has {self._awaiting_bytes} "
+                f"bytes waiting (--max_queue_bytes {limits.max_bytes})"
+            )
+        if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
+            raise DeadlineExceeded("Request timeout expired")
+        self._awaiting += 1
+        self._awaiting_bytes += context.body_bytes
+
+    def _dismiss(self, context: Context) -> None:
+        self._awaiting -= 1
+        self._awaiting_bytes -= context.body_bytes
+
+    async def _describe(self) -> None:
+        self.inputs = to_specs(await _awaited(self.model.get_input_types()), self.model.name)
+        self.outputs = to_specs(await _awaited(self.model.get_output_types()), self.model.name)
+        self._is_described = bool(self.model.ready)
+
+    def _engine_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error(
+                "model engine failed", extra={"model": self.model.name}, exc_info=task.exception()
+            )
+            self.model.ready = False
+
+
+def to_infer_request(request: Request) -> InferRequest:
+    """request over the same buffers; an absent id is made here, so that hooks see the final one."""
+    inputs = [
+        InferInput.from_tensor(
+            tensor,
+            request.input_parameters.get(tensor.name),
+            is_text=not request.from_grpc,
+            is_nested=tensor.name in request.nested_inputs,
+            is_binary=tensor.name in request.binary_inputs,
+        )
+        for tensor in request.inputs
+    ]
+    request.id = request.id or generate_uuid()
+    return InferRequest(
+        request.model_name,
+        inputs,
+        request_id=request.id,
+        from_grpc=request.from_grpc,
+        parameters=request.parameters or None,
+        request_outputs=list(request.outputs) or None,
+        model_version=request.model_version or None,
+    )
+
+
+def to_response(result: Any, model_name: str) -> Response:
+    """A hook's V2 result. Raises InferenceError for one that is no V2 answer."""
+    if hasattr(result, "raw_output_contents"):  # a ModelInferResponse, whoever generated it
+        result = InferResponse.from_grpc(result)
+    elif isinstance(result, dict) and "outputs" in result:
+        result = InferResponse.from_rest(result)
+    if not isinstance(result, InferResponse):
+        raise InferenceError(
+            f"model {model_name} answered a V2 request with {_described(result)}; expected an "
+            "InferResponse, a dict with 'outputs' or a ModelInferResponse"
+        )
+    tensors: list[Tensor] = []
+    parameters: dict[str, Mapping[str, Any]] = {}
+    for output in result.outputs:
+        try:
+            tensors.append(output.to_tensor())
+        except InvalidInput as err:  # the model's mistake, not the caller's
+            raise InferenceError(f"model {model_name}: {err}") from err
+        kept = {k: v for k, v in (output.parameters or {}).items() if k != "binary_data_size"}
+        if kept:
+            parameters[output.name] = kept
+    return Response(
+        model_name,
+        tensors,
+        result.id or "",
+        result.model_version or "",
+        result.parameters or {},
+        parameters,
+    )
+
+
+def to_specs(types: Any, model_name: str) -> Sequence[TensorSpec]:
+    """Declared tensors of `get_input_types()`. Raises InvalidInput for a datatype there is not."""
+    at = f"model {model_name}: declared types"
+    return tuple(
+        TensorSpec(
+            str(entry["name"]),
+            to_datatype(str(entry["datatype"]), at),
+            tuple(int(dim) for dim in entry["shape"]),
+        )
+        for entry in types or ()
+    )
+
+
+def _v1_body(result: Any, context: Context) -> Any:
+    """What rest/ serialises: an InferResponse in V1 is its V2 body (contract §1.4)."""
+    if hasattr(result, "raw_output_contents"):
+        result = InferResponse.from_grpc(result)
+    if not isinstance(result, InferResponse):
+        return result
+    body, json_length = result.to_rest()
+    if json_length is None:
+        return {key: value for key, value in body.items() if value is not None}
+    context.response_headers["inference-header-content-length"] = str(json_length)
+    context.response_headers.setdefault("content-type", "application/octet-stream")
+    return body
+
+
+def _described(result: Any) -> str:
+    if isinstance(result, dict):
+        return f"a dict with the keys {sorted(map(str, result))}"
+    return f"a {type(result).__name__}"
+
+
+async def _awaited(value: Any) -> Any:
+    """value, of a method that users write with or without `async`."""
+    return await value if inspect.isawaitable(value) else value
