@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.server import describe, doors
+from headrace.server import doors
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import InvalidInput, Unsupported
 from headrace.server.grpc.calls import Rpc, unary
 from headrace.server.grpc.messages import from_json, message_class
+from headrace.server.protocol import metadata
 from headrace.server.settings import Settings
 
 SHARED_MEMORY = tuple(
@@ -60,7 +61,11 @@ class Admin:
 
     async def model_config(self, request: Any, rpc: Rpc) -> Any:
         model = self._plane.repository.find(request.name, request.version)
-        return from_json("inference.ModelConfigResponse", {"config": describe.model_config(model)})
+        servable = model.servable
+        config = metadata.model_config(
+            model.name, servable.platform, servable.inputs, servable.outputs, model.config
+        )
+        return from_json("inference.ModelConfigResponse", {"config": config})
 
     async def model_statistics(self, request: Any, rpc: Rpc) -> Any:
         rows = await self._control.statistics(request.name, request.version)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from headrace.server.errors import InvalidInput, Unsupported
+from headrace.server.errors import InvalidInput, NoSharedMemory
 from headrace.server.grpc import parameters, wire
 from headrace.server.grpc.contents import RAW_ONLY, from_contents, to_contents
 from headrace.server.grpc.messages import message_class
+from headrace.server.protocol.classification import top_classes
 from headrace.server.protocol.parameters import check_request_parameters
 from headrace.server.request import Parameters, Request, RequestedOutput, Response
 from headrace.server.tensor import Tensor, check_shape, from_raw, to_datatype, to_raw
@@ -40,21 +41,14 @@ def parse(kind: Any, message: bytes) -> Any:
 def decode_request(message: bytes, is_stream: bool = False) -> tuple[Request, bool]:
     """The request in a serialised ModelInferRequest, and whether its tensors came typed.
 
-    Raises InvalidInput, or Unsupported for shared memory.
+    Raises InvalidInput, or NoSharedMemory.
     """
     head, raw = wire.split_field(message, RAW_INPUTS)
     found = parse(ModelInferRequest, head)
     asked = parameters.from_message(found.parameters, "request")
     check_request_parameters(asked, "request", is_stream)
     of_inputs = _tensor_parameters(found.inputs, "inputs")
-    outputs = [
-        RequestedOutput(
-            entry.name, dict(parameters.from_message(entry.parameters, f"outputs[{i}]"))
-        )
-        for i, entry in enumerate(found.outputs)
-    ]
-    for output in outputs:
-        _refuse_shared_memory(f"output '{output.name}'", output.parameters)
+    outputs = [_requested(index, entry) for index, entry in enumerate(found.outputs)]
     request = Request(
         found.model_name,
         list(_tensors(found.inputs, raw, "input", found.model_name)),
@@ -64,28 +58,33 @@ def decode_request(message: bytes, is_stream: bool = False) -> tuple[Request, bo
         outputs,
         of_inputs,
         from_grpc=True,
+        binary_inputs=frozenset(entry.name for entry in found.inputs if raw),
     )
     return request, any(entry.HasField("contents") for entry in found.inputs)
 
 
-def encode_response(response: Response, typed: bool) -> bytes:
-    """A serialised ModelInferResponse; an id is made where there is none.
+def encode_response(response: Response, request: Request, typed: bool) -> bytes:
+    """A serialised ModelInferResponse to request; an id is made where there is none.
 
     typed: the request was. All outputs are typed then, unless one of them has no typed form.
     """
+    wanted = {output.name: output.parameters.get("classification") for output in request.outputs}
+    outputs = [_classified(tensor, wanted.get(tensor.name)) for tensor in response.outputs]
     message = ModelInferResponse(
         model_name=response.model_name,
         model_version=response.model_version,
         id=response.id or str(uuid.uuid4()),
     )
     parameters.to_message(response.parameters, message.parameters)
-    return _encode(message, RAW_OUTPUTS, message.outputs, response.outputs, typed, response)
+    return _encode(message, RAW_OUTPUTS, message.outputs, outputs, typed, response)
 
 
-def encode_stream_response(response: Response, typed: bool, is_final: bool) -> bytes:
+def encode_stream_response(
+    response: Response, request: Request, typed: bool, is_final: bool
+) -> bytes:
     """A serialised ModelStreamInferResponse; is_final: the last one to its request."""
     response.parameters = {**response.parameters, parameters.FINAL_RESPONSE: is_final}
-    return wire.wrap(b"", INFER_RESPONSE, encode_response(response, typed))
+    return wire.wrap(b"", INFER_RESPONSE, encode_response(response, request, typed))
 
 
 def encode_stream_error(text: str, request_id: str) -> bytes:
@@ -156,6 +155,20 @@ def _tensors(
             yield from_contents(entry.name, datatype, shape, entry.contents, at)
 
 
+def _requested(index: int, entry: Any) -> RequestedOutput:
+    at = f"outputs[{index}] '{entry.name}'"
+    given = dict(parameters.from_message(entry.parameters, at))
+    _refuse_shared_memory(entry.name, given)
+    classes = given.get("classification", 1)
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise InvalidInput(f"{at}: 'classification' must be a whole number from 1, got {classes!r}")
+    return RequestedOutput(entry.name, given)
+
+
+def _classified(tensor: Tensor, classes: object) -> Tensor:
+    return top_classes(tensor, classes) if isinstance(classes, int) else tensor
+
+
 def _aligned(tensor: Tensor) -> Tensor:
     """tensor itself, or a copy where the view starts at an address its elements cannot have."""
     if tensor.array.flags.aligned:
@@ -192,11 +205,11 @@ def _tensor_parameters(entries: Sequence[Any], at: str) -> dict[str, Parameters]
     for index, entry in enumerate(entries):
         if entry.parameters:
             given = parameters.from_message(entry.parameters, f"{at}[{index}]")
-            _refuse_shared_memory(f"{at.removesuffix('s')} '{entry.name}'", given)
+            _refuse_shared_memory(entry.name, given)
             found[entry.name] = given
     return found
 
 
-def _refuse_shared_memory(what: str, given: Parameters) -> None:
+def _refuse_shared_memory(tensor_name: str, given: Parameters) -> None:
     if "shared_memory_region" in given:
-        raise Unsupported(f"{what}: this server has no shared memory; send the tensor itself")
+        raise NoSharedMemory(tensor_name)

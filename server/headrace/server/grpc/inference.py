@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
-from headrace.server import describe
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady
@@ -21,6 +21,7 @@ from headrace.server.grpc.calls import (
 )
 from headrace.server.grpc.gate import Gate
 from headrace.server.grpc.messages import from_json, message_class
+from headrace.server.protocol import metadata
 from headrace.server.request import Context, Request
 from headrace.server.settings import Settings
 
@@ -53,7 +54,9 @@ class Inference:
         return message_class("inference.ServerReadyResponse")(ready=await self._control.is_ready())
 
     async def server_metadata(self, request: Any, rpc: Rpc) -> Any:
-        return from_json("inference.ServerMetadataResponse", describe.server_metadata())
+        return from_json(
+            "inference.ServerMetadataResponse", metadata.server_metadata(version("headrace"))
+        )
 
     async def model_ready(self, request: Any, rpc: Rpc) -> Any:
         """NOT_FOUND for a name nobody knows; false for one that is known and cannot answer."""
@@ -65,10 +68,14 @@ class Inference:
 
     async def model_metadata(self, request: Any, rpc: Rpc) -> Any:
         model = self.plane.repository.find(request.name, request.version)
-        versions = self.plane.repository.versions(request.name)
-        return from_json(
-            "inference.ModelMetadataResponse", describe.model_metadata(model, versions)
+        described = metadata.model_metadata(
+            model.name,
+            self.plane.repository.versions(request.name),
+            model.servable.platform,
+            model.servable.inputs,
+            model.servable.outputs,
         )
+        return from_json("inference.ModelMetadataResponse", described)
 
     async def model_infer(self, message: bytes, rpc: Rpc) -> bytes:
         context = context_of(rpc, len(message))
@@ -80,7 +87,7 @@ class Inference:
                 response = await self.plane.infer_once(model, request, context)
         finally:
             send_trailers(rpc, context.response_headers)
-        return codec.encode_response(response, typed)
+        return codec.encode_response(response, request, typed)
 
     @asynccontextmanager
     async def admitted(self, request: Request, context: Context, rpc: Rpc) -> AsyncIterator[None]:

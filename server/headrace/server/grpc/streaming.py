@@ -99,7 +99,7 @@ class _Stream:
                 aclosing(self._responses(request, context)) as responses,
             ):
                 async for response, is_final in responses:
-                    yield codec.encode_stream_response(response, typed, is_final)
+                    yield codec.encode_stream_response(response, request, typed, is_final)
         except Exception as err:
             status = to_status(err)
             if self._ends_on_error:
