@@ -1,0 +1,12 @@
+"""Annotations, labels and environment variables that users and the controller share (§11)."""
+
+DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+GPU_RESOURCE_TYPES = "serving.kserve.io/gpu-resource-types"
+SERVER_TYPE = "serving.kserve.io/server-type"
+MODEL_FORMAT = "modelFormat"
+KNATIVE_AUTOSCALING_CLASS = "autoscaling.knative.dev/class"
+KNATIVE_HPA = "hpa.autoscaling.knative.dev"
+TARGET_LATENCY_MS = "headrace.io/target-latency-ms"
+INFERENCE_SERVICE_NAME = "INFERENCE_SERVICE_NAME"
+MODEL_MOUNT = "/mnt/models"
