@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from headrace.server.errors import InferenceError, InvalidInput
 
 Buffer = bytes | bytearray | memoryview
-MAX_ELEMENTS = 2**63 - 1
+MAX_ELEMENTS = (2**63 - 1) // 8  # of at most 8 bytes: numpy wants the size in bytes in int64
+MAX_RANK = 32  # numpy 1's; numpy 2 has 64
 
 
 class Datatype(StrEnum):  # spelled as the Open Inference Protocol spells them
@@ -132,19 +133,23 @@ class Tensor:
 
 def check_shape(shape: Sequence[int], at: str) -> int:
     """Elements a tensor of shape has. Raises InvalidInput if negative or beyond int64."""
+    if len(shape) > MAX_RANK:
+        raise InvalidInput(f"{at}: shape has {len(shape)} dimensions, the most is {MAX_RANK}")
     count = 1
     for dim in shape:
         if dim < 0:
             raise InvalidInput(f"{at}: shape {list(shape)} has a negative dimension")
-        count *= dim
+        count *= dim or 1  # numpy minds the other dimensions of an empty tensor too
     if count > MAX_ELEMENTS:
         raise InvalidInput(f"{at}: shape {list(shape)} has more elements than fit int64")
-    return count
+    return 0 if 0 in shape else count
 
 
 def from_raw(name: str, datatype: Datatype, shape: Sequence[int], raw: Buffer, at: str) -> Tensor:
     """View row-major little-endian bytes as a tensor: no copy, the array is read-only.
 
+    Only bytes that start at an address their dtype cannot be read from are copied, once: behind
+    JSON of any length that is common, and frameworks in C do not expect it.
     at: where raw stood in the request, for the error text, e.g. "raw_input_contents[0]".
     BYTES elements are copied out one by one, which their length prefixes force.
     Raises InvalidInput if a dimension is negative or len(raw) is not what shape needs.
@@ -159,6 +164,8 @@ def from_raw(name: str, datatype: Datatype, shape: Sequence[int], raw: Buffer, a
     if got != need:
         raise InvalidInput(f"{at}: {datatype} of shape {list(shape)} needs {need} bytes, got {got}")
     array = np.frombuffer(raw, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
+    if not array.flags.aligned:
+        array = array.copy()
     array.flags.writeable = False
     return Tensor(name, array, datatype)
 
@@ -221,7 +228,7 @@ def bytes_array(elements: Sequence[bytes], shape: Sequence[int]) -> NDArray[Any]
 def iter_bytes(array: NDArray[Any]) -> Iterable[bytes]:
     """Elements of a BYTES array as bytes: str in UTF-8, anything else (a date, a number) as str."""
     for element in array.ravel().tolist() if array.dtype.kind != "M" else array.ravel():
-        if isinstance(element, bytes):
-            yield element
+        if isinstance(element, bytes | bytearray | memoryview):
+            yield bytes(element)
         else:
             yield str(element).encode()

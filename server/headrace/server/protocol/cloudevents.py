@@ -17,6 +17,7 @@ from headrace.server.protocol.encoded import JSON, Encoded
 from headrace.server.protocol.json_text import dumps, loads
 from headrace.server.protocol.limits import ParseLimits
 from headrace.server.protocol.media_type import check_charset, is_json, media_type
+from headrace.server.protocol.parameters import json_type
 from headrace.server.tensor import Buffer
 
 STRUCTURED = "application/cloudevents+json"
@@ -64,9 +65,14 @@ def decode(
     if media_type(content_type) == STRUCTURED:
         check_charset(content_type)
         event = loads(body, limits, allow_nan=False, at="CloudEvent")
-        missing = [key for key in REQUIRED if not isinstance(event, dict) or key not in event]
-        if missing:
-            raise InvalidInput(f"CloudEvent: missing required attribute(s) {', '.join(missing)}")
+        if not isinstance(event, dict):
+            raise InvalidInput(f"CloudEvent: expected an object, got {json_type(event)}")
+        for key in REQUIRED:
+            if not isinstance(event.get(key), str):
+                raise InvalidInput(
+                    f"CloudEvent: the attribute '{key}' must be a string, "
+                    f"got {json_type(event[key]) if key in event else 'none'}"
+                )
         return Decoded(_payload(event, limits), CloudEvent(_attributes(event), True))
     binary = from_headers(headers)
     payload = v1.decode(body, content_type, limits)

@@ -12,7 +12,10 @@ ACCEPTED = "gzip, deflate"  # what an edge answers in Accept-Encoding beside Uns
 _CODINGS: dict[str, Coding] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits: which wrapper
 _LEVEL = 1  # on a request path the client waits for the last byte: speed before size
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20  # of output per step
+_STEP_BYTES = 1 << 16  # of input per step
+_MAX_MEMBERS = 100_000  # of one gzip body; bgzip makes one per 64 KiB
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def decompress(body: Buffer, encoding: str, max_bytes: int) -> bytes:
@@ -74,30 +77,35 @@ def _has_zlib_header(body: Buffer) -> bool:
 
 
 def _inflate(body: Buffer, window_bits: int, coding: Coding, max_bytes: int) -> bytes:
+    view = memoryview(body)
     pieces: list[bytes] = []
-    total = 0
-    rest = bytes(body)
-    while True:  # once per gzip member
+    total_bytes = offset = members = 0
+    while members == 0 or offset < len(view):  # once per gzip member
+        members += 1
+        if members > 1 and (coding != "gzip" or view[offset : offset + 2] != _GZIP_MAGIC):
+            left = len(view) - offset
+            raise InvalidInput(f"Content-Encoding {coding}: {left} bytes follow the data")
+        if members > _MAX_MEMBERS:
+            raise InvalidInput(f"Content-Encoding {coding}: more than {_MAX_MEMBERS} members")
         stream = zlib.decompressobj(window_bits)
         while not stream.eof:
+            # In small steps: what zlib leaves of its input it copies, what it gives is bounded.
+            step = stream.unconsumed_tail
+            if not step:
+                step = bytes(view[offset : offset + _STEP_BYTES])
+                offset += len(step)
             try:
-                piece = stream.decompress(rest, _PIECE_BYTES)
+                piece = stream.decompress(step, _PIECE_BYTES)
             except zlib.error as err:
                 raise InvalidInput(f"Content-Encoding {coding}: {err}") from err
-            if not piece and not stream.eof and not stream.unconsumed_tail:
+            if not step and not piece and not stream.eof:
                 raise InvalidInput(f"Content-Encoding {coding}: the body ends too early")
-            total += len(piece)
-            if max_bytes and total > max_bytes:
+            total_bytes += len(piece)
+            if max_bytes and total_bytes > max_bytes:
                 raise PayloadTooLarge(
-                    f"the decompressed body has more than {max_bytes} bytes, "
-                    f"the limit (--max_body_bytes)"
+                    f"the decompressed body has more than the limit of {max_bytes} bytes "
+                    f"(--max_body_bytes {max_bytes})"
                 )
             pieces.append(piece)
-            rest = stream.unconsumed_tail
-        rest = stream.unused_data
-        if not rest:
-            return b"".join(pieces)
-        if coding != "gzip" or not rest.startswith(b"\x1f\x8b"):
-            raise InvalidInput(
-                f"Content-Encoding {coding}: {len(rest)} bytes follow the compressed data"
-            )
+        offset -= len(stream.unused_data)
+    return b"".join(pieces)

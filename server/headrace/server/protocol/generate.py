@@ -18,6 +18,7 @@ from headrace.server.tensor import NOT_IN_JSON, NUMPY, Datatype, Tensor, TensorS
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 AT = "request body"
+TEXT_INPUT = "text_input"
 
 
 def to_request(
@@ -30,7 +31,7 @@ def to_request(
     """A generate body as a request. body: decoded JSON.
 
     Keys that name declared inputs become tensors of the declared shape, all others parameters.
-    A model that declares nothing gets every list and string as a tensor of one dimension.
+    A model that declares nothing gets `text_input` and every list as a tensor of one dimension.
     Raises InvalidInput.
     """
     if not isinstance(body, dict):
@@ -44,7 +45,7 @@ def to_request(
     for key, value in body.items():
         if key in specs:
             inputs.append(_fitted(key, value, specs[key].datatype, specs[key].shape))
-        elif not specs and isinstance(value, str | list) and key != "id":
+        elif not specs and (key == TEXT_INPUT or isinstance(value, list)):
             inputs.append(_fitted(key, value, _guessed(value), (-1,)))
         elif key not in ("id", "parameters"):
             extra[key] = value

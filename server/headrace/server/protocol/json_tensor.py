@@ -5,7 +5,8 @@ Elements are looked at by C loops only: the set of their types decides which che
 
 import base64
 import binascii
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -50,7 +51,7 @@ def to_array(
     full_shape = complete_shape(shape, len(elements), at)
     if datatype is Datatype.BYTES:
         return bytes_array(_to_bytes(elements, kinds, at, is_base64), full_shape)
-    return to_numbers(elements, kinds, datatype, at).reshape(full_shape)
+    return to_numbers(elements, kinds, datatype, lambda i: f"{at}: data[{i}]").reshape(full_shape)
 
 
 def complete_shape(shape: Sequence[int], count: int, at: str) -> tuple[int, ...]:
@@ -71,11 +72,15 @@ def complete_shape(shape: Sequence[int], count: int, at: str) -> tuple[int, ...]
     return tuple(count // rest if dim == -1 else dim for dim in shape)
 
 
-def to_numbers(elements: list[Any], kinds: set[type], datatype: Datatype, at: str) -> NDArray[Any]:
-    """A flat array of elements, whose types are kinds. Raises InvalidInput for a wrong one."""
-    allowed: tuple[type, ...]
+def to_numbers(
+    elements: list[Any], kinds: set[type], datatype: Datatype, locate: Callable[[int], str]
+) -> NDArray[Any]:
+    """A flat array of elements, whose types are kinds.
+
+    locate(i) names element i in an error text. Raises InvalidInput for one of the wrong kind.
+    """
     if datatype is Datatype.BOOL:
-        allowed = (bool, int)
+        allowed: tuple[type, ...] = (bool, int)
     elif datatype in FLOATS:
         allowed = (float, int, type(None))
     else:
@@ -83,64 +88,69 @@ def to_numbers(elements: list[Any], kinds: set[type], datatype: Datatype, at: st
     if not kinds.issubset(allowed):
         i = next(i for i, value in enumerate(elements) if type(value) not in allowed)
         raise InvalidInput(
-            f"{at}: data[{i}] is {json_type(elements[i])}, {datatype} needs {_wants(datatype)}"
+            f"{locate(i)} is {json_type(elements[i])}, {datatype} needs {_wants(datatype)}"
         )
     if datatype is Datatype.BOOL:
-        return _to_booleans(elements, kinds, at)
+        return _to_booleans(elements, kinds, locate)
     if datatype in FLOATS:
-        return _to_floats(elements, datatype, at)
-    return _to_integers(elements, kinds, datatype, at)
+        return _to_floats(elements, datatype, locate)
+    return _to_integers(elements, kinds, datatype, locate)
 
 
-def _to_booleans(elements: list[Any], kinds: set[type], at: str) -> NDArray[Any]:
+def _to_booleans(
+    elements: list[Any], kinds: set[type], locate: Callable[[int], str]
+) -> NDArray[Any]:
     if int in kinds and not set(elements) <= {0, 1}:
         i = next(i for i, value in enumerate(elements) if value not in (0, 1))
-        raise InvalidInput(f"{at}: data[{i}] is {elements[i]}, BOOL needs true, false, 0 or 1")
+        raise InvalidInput(f"{locate(i)} is {elements[i]}, BOOL needs true, false, 0 or 1")
     return np.array(elements, np.bool_)
 
 
-def _to_floats(elements: list[Any], datatype: Datatype, at: str) -> NDArray[Any]:
+def _to_floats(
+    elements: list[Any], datatype: Datatype, locate: Callable[[int], str]
+) -> NDArray[Any]:
+    # bfloat16 knows no None, so it is made from float32.
+    first = np.dtype("f4") if datatype is Datatype.BF16 else NUMPY[datatype]
     try:
-        with np.errstate(over="ignore"):
-            array = np.array(elements, NUMPY[datatype])
-    except OverflowError as err:  # an integer of more digits than a double has room for
-        raise InvalidInput(f"{at}: a number is out of range for {datatype}") from err
-    if np.isinf(array).any():
-        lost = np.isinf(array) & ~np.isinf(np.array(elements, np.float64))
+        with np.errstate(over="ignore"):  # looked for below
+            array = np.array(elements, first).astype(NUMPY[datatype], copy=False)
+        lost = np.isinf(array)
         if lost.any():
-            i = int(lost.argmax())
-            raise InvalidInput(f"{at}: data[{i}] is {elements[i]}, out of range for {datatype}")
+            lost &= ~np.isinf(np.array(elements, np.float64))
+    except OverflowError:  # an integer of more digits than a double has room for
+        lost = np.array(
+            [value is not None and abs(value) > sys.float_info.max for value in elements]
+        )
+    if lost.any():
+        i = int(lost.argmax())
+        raise InvalidInput(f"{locate(i)} is {elements[i]}, out of range for {datatype}")
     return array
 
 
 def _to_integers(
-    elements: list[Any], kinds: set[type], datatype: Datatype, at: str
+    elements: list[Any], kinds: set[type], datatype: Datatype, locate: Callable[[int], str]
 ) -> NDArray[Any]:
     dtype = NUMPY[datatype]
-    bounds = np.iinfo(dtype)
+    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     if float in kinds:
         for i, value in enumerate(elements):
             if type(value) is float and not (value.is_integer() and abs(value) <= MAX_EXACT_FLOAT):
-                raise InvalidInput(
-                    f"{at}: data[{i}] is {value}, {datatype} needs a whole number "
-                    f"from {bounds.min} to {bounds.max}"
-                )
+                raise _not_whole(value, datatype, low, high, locate(i))
         elements = list(map(int, elements))
-    # Not straight into dtype: numpy 1 would wrap what is out of range around.
-    widest: type[np.unsignedinteger[Any]] | type[np.signedinteger[Any]]
-    widest = np.uint64 if datatype is Datatype.UINT64 else np.int64
     try:
-        wide = np.array(elements, widest)
-        fits = not wide.size or bool(wide.min() >= bounds.min and wide.max() <= bounds.max)
+        # Not straight into dtype: numpy 1 wraps what is out of range around.
+        wide = np.array(elements, np.uint64 if datatype is Datatype.UINT64 else np.int64)
+        fits = not wide.size or bool(wide.min() >= low and wide.max() <= high)
     except OverflowError:
         fits = False
     if not fits:
-        i = next(i for i, value in enumerate(elements) if not bounds.min <= value <= bounds.max)
-        raise InvalidInput(
-            f"{at}: data[{i}] is {elements[i]}, {datatype} needs a whole number "
-            f"from {bounds.min} to {bounds.max}"
-        )
+        i = next(i for i, value in enumerate(elements) if not low <= value <= high)
+        raise _not_whole(elements[i], datatype, low, high, locate(i))
     return wide.astype(dtype, copy=False)
+
+
+def _not_whole(value: float, datatype: Datatype, low: int, high: int, where: str) -> InvalidInput:
+    return InvalidInput(f"{where} is {value}, {datatype} needs a whole number from {low} to {high}")
 
 
 def _to_bytes(elements: list[Any], kinds: set[type], at: str, is_base64: bool) -> list[bytes]:

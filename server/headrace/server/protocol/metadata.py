@@ -52,8 +52,12 @@ def model_config(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     config: Mapping[str, Any],
+    is_decoupled: bool = False,
 ) -> dict[str, Any]:
-    """Triton's ModelConfig. config: the keys this model was given, which win over ours."""
+    """Triton's ModelConfig. config: the keys this model was given, which win over ours.
+
+    is_decoupled: the model streams its answers.
+    """
     batched = int(config.get("max_batch_size", 0)) > 0
     return {
         "name": name,
@@ -66,7 +70,7 @@ def model_config(
         "instance_group": [{"name": f"{name}_0", "kind": "KIND_CPU", "count": 1, "gpus": []}],
         "default_model_filename": "",
         "parameters": {},
-        "model_transaction_policy": {"decoupled": False},
+        "model_transaction_policy": {"decoupled": is_decoupled},
         **config,
     }
 

@@ -3,6 +3,7 @@
 Payloads stay plain JSON values; predictors that know only tensors use v1_tensors.py.
 """
 
+import re
 from typing import Any
 
 from headrace.server.errors import InvalidInput
@@ -14,8 +15,7 @@ from headrace.server.tensor import Buffer
 
 AT = "Unrecognized request format"  # KServe's words
 _MAYBE_JSON = frozenset({"application/x-www-form-urlencoded", "text/plain", OCTET_STREAM})
-_BLANKS = b" \t\r\n"
-_SNIFFED_BYTES = 4096
+_OPENS_JSON = re.compile(rb"[ \t\r\n]*+[\[{]")
 
 
 def decode(body: Buffer, content_type: str | None, limits: ParseLimits) -> Any:
@@ -27,7 +27,7 @@ def decode(body: Buffer, content_type: str | None, limits: ParseLimits) -> Any:
         check_charset(content_type)
         return loads(body, limits, allow_nan=False, at=AT)
     raw = bytes(body)
-    if media_type(content_type) in _MAYBE_JSON and _looks_like_json(raw):
+    if media_type(content_type) in _MAYBE_JSON and _OPENS_JSON.match(raw):
         check_depth(raw, limits, AT)
         try:
             return loads(raw, limits, allow_nan=False, at=AT)
@@ -61,7 +61,3 @@ def encode(result: Any) -> Encoded:
     if isinstance(body, bytes | bytearray | memoryview):
         return Encoded([body], OCTET_STREAM, json_length)
     return Encoded([dumps(body)])
-
-
-def _looks_like_json(raw: bytes) -> bool:
-    return raw[:_SNIFFED_BYTES].lstrip(_BLANKS)[:1] in (b"{", b"[")

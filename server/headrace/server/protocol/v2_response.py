@@ -5,12 +5,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from headrace.server.errors import InvalidInput
 from headrace.server.protocol.classification import top_classes
 from headrace.server.protocol.encoded import JSON, OCTET_STREAM, Encoded
 from headrace.server.protocol.json_text import dumps
 from headrace.server.request import NO_PARAMETERS, Parameters, Request, Response
-from headrace.server.tensor import NOT_IN_JSON, Buffer, Datatype, Tensor, iter_bytes, to_raw
+from headrace.server.tensor import NOT_IN_JSON, NUMPY, Buffer, Datatype, Tensor, iter_bytes, to_raw
 
 
 def random_id() -> str:
@@ -72,7 +74,7 @@ def json_data(tensor: Tensor, is_base64: bool = False) -> Any:
             f"Please use the binary data format for output '{tensor.name}'"
         )
     if tensor.datatype is not Datatype.BYTES:
-        return tensor.array.ravel()
+        return np.ascontiguousarray(tensor.array, NUMPY[tensor.datatype]).ravel()
     if is_base64:
         return [base64.b64encode(element).decode() for element in iter_bytes(tensor.array)]
     texts: list[str] = []
