@@ -24,7 +24,7 @@ class Client:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
 
-    async def call(self, name: str, **fields: Any) -> Any:
+    async def call(self, name: str, /, **fields: Any) -> Any:
         """The response message of one unary call of the inference service."""
         call = self._channel.unary_unary(
             SERVICE + name,
