@@ -12,6 +12,7 @@ The names, constructors and messages that user code knows are KServe's (data-pla
     ├── NoModelReady            UNAVAILABLE
     ├── QueueFull               OVERLOADED          refused at once; retry later
     ├── DeadlineExceeded        DEADLINE_EXCEEDED
+    │   └── QueueTimeout        OVERLOADED          waited too long and did not run
     ├── Unsupported             UNIMPLEMENTED
     │   ├── UnsupportedProtocol
     │   └── NoSharedMemory  (404)
@@ -111,8 +112,11 @@ class NoModelReady(ServingError):
 
     def __init__(self, models: list[Any], detail: str | None = None) -> None:
         self.models = models
-        names = ", ".join(str(getattr(model, "name", model)) for model in models)
-        self.error_msg = f"Models with name {names} are not ready."
+        names = ",".join(str(getattr(model, "name", model)) for model in models)
+        are = (
+            f"Model with name {names} is" if len(models) == 1 else f"Models with names {names} are"
+        )
+        self.error_msg = f"{are} not ready."
         if detail:
             self.error_msg = f"{self.error_msg} {detail}"
         super().__init__(self.error_msg)
@@ -143,9 +147,19 @@ class QueueFull(ServingError):
 
 
 class DeadlineExceeded(ServingError):
-    """The request's own deadline passed before its model ran, so it did not run."""
+    """The request took longer than it may."""
 
     code = Code.DEADLINE_EXCEEDED
+
+
+class QueueTimeout(DeadlineExceeded):
+    """Its time passed while it waited, so it did not run: a retry later is safe (contract D16)."""
+
+    code = Code.OVERLOADED
+    retry_after_s = 1.0
+
+    def __init__(self, reason: str = "Request timeout expired") -> None:
+        super().__init__(reason)
 
 
 class Unsupported(ServingError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueFull
+from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout
 from headrace.server.request import Context
 
 Instance = TypeVar("Instance")
@@ -62,7 +62,7 @@ class Executor(Generic[Instance]):
     async def run(self, call: Callable[[Instance], Result], context: Context) -> Result:
         """call(instance) on a free instance; its result or its exception.
 
-        Raises QueueFull at once when the queue is full, DeadlineExceeded when context's deadline
+        Raises QueueFull at once when the queue is full, QueueTimeout when context's deadline
         passes first. A cancelled caller leaves the queue; what already runs ends unheard.
         """
         queued_ns = time.perf_counter_ns()
@@ -71,7 +71,7 @@ class Executor(Generic[Instance]):
         context.stages.queue_ns += started_ns - queued_ns
         if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
             self._release(instance)
-            raise DeadlineExceeded("Request timeout expired")
+            raise QueueTimeout
         self.running += 1
         if self.mode is Mode.INLINE:
             try:
@@ -117,7 +117,7 @@ class Executor(Generic[Instance]):
                 return await waiter
         except TimeoutError as err:
             self._give_back(waiter)
-            raise DeadlineExceeded("Request timeout expired") from err
+            raise QueueTimeout from err
         except asyncio.CancelledError:
             self._give_back(waiter)
             raise

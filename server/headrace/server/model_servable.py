@@ -18,7 +18,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from headrace.server import hooks
-from headrace.server.errors import DeadlineExceeded, InferenceError, InvalidInput, QueueFull
+from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
 from headrace.server.execution import Executor, QueueLimits
 from headrace.server.hooks import InferenceVerb
 from headrace.server.infer_tensors import InferInput
@@ -184,7 +184,7 @@ class ModelServable:
         )
 
     def _admit(self, context: Context) -> None:
-        """Raises QueueFull, DeadlineExceeded: the executor's rules for what it does not run."""
+        """Raises QueueFull, QueueTimeout: the executor's rules for what it does not run."""
         limits, name = self._limits, self.model.name
         if limits.max_requests and self._awaiting >= limits.max_requests:
             raise QueueFull(
@@ -198,7 +198,7 @@ class ModelServable:
                 f"bytes waiting (--max_queue_bytes {limits.max_bytes})"
             )
         if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
-            raise DeadlineExceeded("Request timeout expired")
+            raise QueueTimeout
         self._awaiting += 1
         self._awaiting_bytes += context.body_bytes
 

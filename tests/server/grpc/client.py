@@ -73,8 +73,8 @@ def fp32(*rows: Sequence[float], name: str = "x") -> Tensor:
 class Double:
     """y = 2 x, declared as FP32 [-1, 2]."""
 
-    inputs = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
-    outputs = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
+    inputs: Sequence[TensorSpec] = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
+    outputs: Sequence[TensorSpec] = (TensorSpec("y", Datatype.FP32, (-1, 2)),)
 
     def predict(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return [Tensor("y", inputs[0].array * 2)]

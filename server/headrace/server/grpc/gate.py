@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from headrace.server.errors import DeadlineExceeded, QueueFull
+from headrace.server.errors import QueueFull, QueueTimeout
 
 
 class Gate:
@@ -22,7 +22,7 @@ class Gate:
 
     @asynccontextmanager
     async def enter(self, timeout_s: float | None) -> AsyncIterator[None]:
-        """Wait for a place, at most timeout_s. Raises QueueFull at once, or DeadlineExceeded."""
+        """Wait for a place, at most timeout_s. Raises QueueFull at once, or QueueTimeout."""
         if not self._limit:
             yield
             return
@@ -47,6 +47,6 @@ class Gate:
             async with asyncio.timeout(timeout_s):
                 await self._places.acquire()
         except TimeoutError as err:
-            raise DeadlineExceeded("Request timeout expired") from err
+            raise QueueTimeout from err
         finally:
             self._waiting -= 1

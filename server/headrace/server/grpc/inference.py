@@ -9,7 +9,7 @@ from typing import Any
 
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
-from headrace.server.errors import DeadlineExceeded, ModelNotReady
+from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
 from headrace.server.grpc.calls import (
     Rpc,
@@ -26,6 +26,7 @@ from headrace.server.request import Context, Request
 from headrace.server.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
+CLOCK_SLACK_S = 0.005  # gRPC counts a deadline on another clock than ours
 
 
 class Inference:
@@ -93,7 +94,8 @@ class Inference:
     async def admitted(self, request: Request, context: Context, rpc: Rpc) -> AsyncIterator[None]:
         """One inference within its deadline and --max_concurrency; sets context's deadline.
 
-        Raises QueueFull, or DeadlineExceeded when --request_timeout passes.
+        Raises QueueFull, QueueTimeout, or DeadlineExceeded where the call's own deadline or
+        --request_timeout passed.
         """
         context.deadline_s = deadline_s(rpc, request.parameters, self.settings)
         limit_s = self.settings.request_timeout or None
@@ -104,6 +106,11 @@ class Inference:
                     wait_s = max(0.0, context.deadline_s - time.monotonic())
                 async with self._gate.enter(wait_s):
                     yield
+        except QueueTimeout as err:
+            left_s = rpc.time_remaining()
+            if left_s is None or left_s > CLOCK_SLACK_S:
+                raise  # not the call's own deadline: a retry is welcome
+            raise DeadlineExceeded("the call's deadline passed before its model ran") from err
         except TimeoutError as err:
             if not limit.expired():
                 raise
