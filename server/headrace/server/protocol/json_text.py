@@ -68,6 +68,8 @@ def dumps(value: Any) -> bytes:
     except TypeError as err:  # orjson.JSONEncodeError is one; ours is its cause
         if isinstance(err.__cause__, InferenceError):
             raise err.__cause__ from None
+        if "native-endianness" in str(err):  # orjson does not offer these arrays to default
+            return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
         raise InferenceError(f"the answer is not JSON: {err}") from err
 
 
