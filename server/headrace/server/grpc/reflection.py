@@ -51,7 +51,7 @@ class Reflection:
             elif kind == "file_by_filename":
                 _add_file(reply, POOL.FindFileByName, request.file_by_filename)
             elif kind == "file_containing_symbol":
-                _add_file(reply, POOL.FindFileContainingSymbol, request.file_containing_symbol)
+                _add_file(reply, _file_with, request.file_containing_symbol)
             elif kind == "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
                 POOL.FindMessageTypeByName(name)
@@ -65,6 +65,18 @@ class Reflection:
             reply.error_response.error_code = NOT_FOUND
             reply.error_response.error_message = f"{getattr(request, kind)!s} is not known here"
         return reply
+
+
+def _file_with(symbol: str) -> Any:
+    """The file that defines symbol; protobuf's pool finds everything but methods."""
+    try:
+        return POOL.FindFileContainingSymbol(symbol)
+    except KeyError:
+        service, _, method = symbol.rpartition(".")
+        found = POOL.FindServiceByName(service)
+        if method not in found.methods_by_name:
+            raise
+        return found.file
 
 
 def _add_file(reply: Any, find: Callable[[str], Any], name: str) -> None:
