@@ -334,7 +334,9 @@ def _cast(data: Any, datatype: Datatype, at: str) -> NDArray[Any]:
         if datatype is Datatype.BF16 and natural.dtype.kind == "O":
             natural = natural.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            cast = natural.astype(dtype)
+            # numbers in strings are read; of a list, whose errors quote plain text
+            is_text = natural.dtype.kind in "SU"
+            cast = np.array(natural.tolist(), dtype) if is_text else natural.astype(dtype)
     except (ValueError, TypeError, OverflowError) as err:
         raise InvalidInput(f"{at}: the data is no {datatype}: {err}") from err
     if datatype in INTEGERS and natural.dtype.kind not in "SU" and cast.size:

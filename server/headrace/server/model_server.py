@@ -182,10 +182,12 @@ def kserve_parser() -> argparse.ArgumentParser:
     """KServe's flags with types and defaults, in both spellings, for use as a parent."""
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     hints = get_type_hints(Settings)
+    texts = get_type_hints(Settings, include_extras=True)
     defaults = dict(zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True))
     for name in KSERVE_FLAGS:
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        options: dict[str, Any] = {"default": defaults[name], "dest": name}
+        text = texts[name].__metadata__[0].description
+        options: dict[str, Any] = {"default": defaults[name], "dest": name, "help": text}
         if hints[name] is bool:
             options |= {"type": strtobool, "nargs": "?", "const": True}
         elif hints[name] in (int, int | None):
