@@ -21,6 +21,7 @@ from headrace.server.statistics import ModelStatistics
 
 log = logging.getLogger(__name__)
 
+UNLOADED = "unloaded"  # Triton's reason for a model that an operator took down
 DEFAULT_VERSION = "1"  # what a model without declared versions answers to (contract §2.1)
 
 
@@ -152,11 +153,11 @@ class Repository:
         return [model for versions in self._models.values() for model in versions.values()]
 
     def failed(self) -> dict[str, str]:
-        """Names that should serve but do not, with the reason."""
+        """Names that should serve but do not, with the reason; what was unloaded should not."""
         return {
             name: reason or state.value
             for name, (state, reason) in self._states.items()
-            if not self._models.get(name) and state is not State.UNKNOWN
+            if not self._models.get(name) and state is not State.UNKNOWN and reason != UNLOADED
         }
 
     def index(self, ready_only: bool = False) -> list[IndexEntry]:
@@ -209,12 +210,12 @@ class Repository:
             versions = self._models.pop(name, None)
             if versions is None:
                 return
-            self._states[name] = (State.UNLOADING, "unloaded")
+            self._states[name] = (State.UNLOADING, UNLOADED)
             self.changes.notify()
             try:
                 await self._drain(list(versions.values()))
             finally:
-                self._states[name] = (State.UNAVAILABLE, "unloaded")
+                self._states[name] = (State.UNAVAILABLE, UNLOADED)
 
     async def close(self) -> None:
         """Stop every model, the retiring ones too."""

@@ -127,3 +127,13 @@ def test_a_watch_that_nobody_reads_is_forgotten() -> None:
             assert (await health.Check(asked(""))).status == SERVING
 
     asyncio.run(main())
+
+
+def test_a_server_whose_model_an_operator_unloaded_still_serves() -> None:
+    async def main() -> None:
+        async with running(served("m", Double())) as server, probing(server) as health:
+            await server.repository.unload("m")
+            assert (await health.Check(asked(""))).status == SERVING
+            assert (await health.Check(asked("m"))).status == NOT_SERVING
+
+    asyncio.run(main())
