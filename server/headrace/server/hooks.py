@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Seque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from headrace.server.request import Context, Stages
 
 if TYPE_CHECKING:
     from headrace.server.model import Model
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Hook = Callable[..., Any]
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]  # calls it somewhere, gives its result
 
 # The request being answered, for what a hook calls without naming it: forwarding needs its deadline
@@ -32,13 +32,18 @@ class InferenceVerb(Enum):
     PREDICT = 2
 
 
-def default(hook: Function) -> Function:
+def default(hook: Hook) -> Hook:
     """Marks a hook of `Model` itself, which does nothing worth a call unless overridden."""
     hook.__dict__["is_default_hook"] = True
     return hook
 
 
-def is_overridden(hook: Callable[..., Any]) -> bool:
+def any_signature(hook: Hook) -> Hook:
+    """A hook's type for type checkers: overrides may be `async` or not, and name what they take."""
+    return hook
+
+
+def is_overridden(hook: Hook) -> bool:
     return not getattr(hook, "is_default_hook", False)
 
 

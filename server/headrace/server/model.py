@@ -60,22 +60,27 @@ class Model:
         """Called once by `ModelServer.start`, for every model in its list."""
         self.ready = True
 
+    @hooks.any_signature
     async def start_engine(self) -> None:
         """Runs beside the server if `engine` is true."""
 
     def stop(self) -> None:
         self.ready = False
 
+    @hooks.any_signature
     def stop_engine(self) -> None: ...
 
+    @hooks.any_signature
     async def healthy(self) -> bool:
         """Whether this model can answer now; decides its readiness."""
         return self.ready
 
+    @hooks.any_signature
     def get_input_types(self) -> list[dict[str, Any]]:
         """Declared inputs as `{"name", "datatype", "shape"}`; what is declared is checked."""
         return []
 
+    @hooks.any_signature
     def get_output_types(self) -> list[dict[str, Any]]:
         return []
 
@@ -112,6 +117,7 @@ class Model:
         """payload as predict wants it: dict, bytes, or `InferRequest`."""
         return payload
 
+    @hooks.any_signature
     async def predict(
         self,
         payload: Any,
@@ -134,6 +140,7 @@ class Model:
         """result as the caller wants it."""
         return result
 
+    @hooks.any_signature
     async def explain(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
         """Asks the explainer of `explainer_host`. Raises NotImplementedError without one."""
         if self.explainer_host is None:
