@@ -25,11 +25,30 @@ scalars = (
     | st.sampled_from(["x", "t", "", "FP32", "INT64", "BYTES", "BOOL", "FP16", "YQ==", "base64"])
 )
 keys = st.sampled_from(
-    (
-        "x t id name shape datatype data inputs outputs parameters binary_data_size binary_data "
-        "classification content_type b64 instances specversion source type data_base64 "
-        "text_input shared_memory_region"
-    ).split()
+    [
+        "x",
+        "t",
+        "id",
+        "name",
+        "shape",
+        "datatype",
+        "data",
+        "inputs",
+        "outputs",
+        "parameters",
+        "binary_data_size",
+        "binary_data",
+        "classification",
+        "content_type",
+        "b64",
+        "instances",
+        "specversion",
+        "source",
+        "type",
+        "data_base64",
+        "text_input",
+        "shared_memory_region",
+    ]
 )
 values = st.recursive(
     scalars,
