@@ -107,7 +107,11 @@ class ModelServable:
         self._executor.close()
         if not self._is_owner:
             return
-        for stop in (self.model.stop_engine, lambda: self._on_stop(self.model)):
+        stops: tuple[Callable[[], Any], ...] = (
+            self.model.stop_engine,
+            lambda: self._on_stop(self.model),
+        )
+        for stop in stops:
             try:
                 await _awaited(stop())
             except Exception:
