@@ -35,6 +35,10 @@ ARRAYS: dict[Datatype, Any] = {
 ASKED = Request("m", [])
 
 
+def decode(message: bytes) -> Request:
+    return codec.to_request(codec.open_request(message))
+
+
 def tensor(datatype: Datatype, name: str = "x") -> Tensor:
     return Tensor(name, np.array(ARRAYS[datatype], NUMPY[datatype]))
 
@@ -43,11 +47,11 @@ def tensor(datatype: Datatype, name: str = "x") -> Tensor:
 @pytest.mark.parametrize("typed", [False, True], ids=["raw", "typed"])
 def test_a_tensor_of_every_datatype_comes_back_as_it_went(datatype: Datatype, typed: bool) -> None:
     sent = tensor(datatype)
-    request, came_typed = codec.decode_request(codec.encode_request(Request("m", [sent]), typed))
-    (got,) = request.inputs
+    envelope = codec.open_request(codec.encode_request(Request("m", [sent]), typed))
+    (got,) = codec.to_request(envelope).inputs
     assert (got.name, got.datatype, got.shape) == ("x", datatype, (2,))
     np.testing.assert_array_equal(got.array, sent.array)
-    assert came_typed == (typed and datatype not in RAW_ONLY)
+    assert envelope.is_typed == (typed and datatype not in RAW_ONLY)
 
 
 WIRE_DTYPES = st.sampled_from([NUMPY[d] for d in Datatype if d not in RAW_ONLY | {Datatype.BYTES}])
@@ -56,7 +60,7 @@ WIRE_DTYPES = st.sampled_from([NUMPY[d] for d in Datatype if d not in RAW_ONLY |
 @given(hnp.arrays(WIRE_DTYPES, hnp.array_shapes(min_dims=0, min_side=0, max_side=5)), st.booleans())
 def test_random_arrays_round_trip(array: Any, typed: bool) -> None:
     sent = Request("m", [Tensor("x", array)], id="7")
-    request, _ = codec.decode_request(codec.encode_request(sent, typed))
+    request = decode(codec.encode_request(sent, typed))
     np.testing.assert_array_equal(request.inputs[0].array, array)
     assert request.inputs[0].array.dtype == array.dtype
     answer = codec.decode_response(
@@ -70,7 +74,7 @@ def test_random_bytes_round_trip(elements: list[bytes], typed: bool) -> None:
     array = np.empty(len(elements), object)
     array[:] = elements
     sent = Request("m", [Tensor("x", array, Datatype.BYTES)])
-    request, _ = codec.decode_request(codec.encode_request(sent, typed))
+    request = decode(codec.encode_request(sent, typed))
     assert request.inputs[0].array.tolist() == elements
 
 
@@ -80,7 +84,7 @@ def test_raw_inputs_are_read_only_views_of_the_message() -> None:
     for pad in range(8):
         sent = Request("m" * (pad + 1), [Tensor("x", np.zeros(1000))])
         message = codec.encode_request(sent)
-        request, _ = codec.decode_request(message)
+        request = decode(message)
         array = request.inputs[0].array
         assert array.flags.aligned
         assert not array.flags.writeable
@@ -101,7 +105,7 @@ def test_parameters_of_every_kind_reach_the_request_and_come_back() -> None:
     assert message.parameters["u"].uint64_param == 2**63
     assert message.parameters["d"].double_param == 0.5
     message.inputs[0].parameters["content_type"].string_param = "np"
-    request, _ = codec.decode_request(message.SerializeToString())
+    request = decode(message.SerializeToString())
     assert request.parameters == given_
     assert request.outputs == sent.outputs
     assert request.input_parameters == {"x": {"content_type": "np"}}
@@ -232,7 +236,7 @@ def entry(datatype: str, shape: list[int], name: str = "x", **contents: Any) -> 
         ),
         pytest.param(
             request_message(inputs=[entry("FP32", [0], name="x"), entry("FP32", [0], name="x")]),
-            "inputs[1]: input 'x' appears more than once",
+            "inputs[1]: there is another input 'x'",
             id="an input twice",
         ),
         pytest.param(
@@ -265,25 +269,25 @@ def entry(datatype: str, shape: list[int], name: str = "x", **contents: Any) -> 
 )
 def test_a_wrong_request_is_refused_in_one_sentence(message: bytes, sentence: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        codec.decode_request(message)
+        decode(message)
     assert caught.value.reason == sentence
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "BYTES"])
 def test_an_empty_tensor_needs_no_contents(datatype: str) -> None:
-    request, _ = codec.decode_request(request_message(inputs=[entry(datatype, [0, 2])]))
+    request = decode(request_message(inputs=[entry(datatype, [0, 2])]))
     assert request.inputs[0].shape == (0, 2)
 
 
 def test_datatypes_are_read_in_any_case() -> None:
-    request, _ = codec.decode_request(request_message(inputs=[entry("fp32", [0])]))
+    request = decode(request_message(inputs=[entry("fp32", [0])]))
     assert request.inputs[0].datatype is Datatype.FP32
 
 
 def test_shared_memory_is_refused() -> None:
     shared = {**entry("FP32", [1]), "parameters": {"shared_memory_region": {"string_param": "r"}}}
     with pytest.raises(NoSharedMemory) as caught:
-        codec.decode_request(request_message(inputs=[shared]))
+        decode(request_message(inputs=[shared]))
     assert caught.value.reason == (
         "'x': shared memory is not supported; send the tensor in the body, as JSON or binary"
     )

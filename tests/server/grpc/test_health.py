@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from headrace.server.grpc.calls import STOPPING
 from headrace.server.repository import ServedModel
 from tests.server.grpc.client import Double, Replies
 from tests.serving import running, served
@@ -111,7 +112,7 @@ def test_watch_hears_of_the_drain_first_and_ends_when_the_server_stops() -> None
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await watch.read()
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert caught.value.details() == "Server is stopping."
+            assert caught.value.details() == STOPPING
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.server.execution import Mode
-from headrace.server.grpc import codec, streaming
+from headrace.server.grpc import calls, codec, streaming
 from headrace.server.repository import ServedModel
 from headrace.server.request import Request
 from headrace.server.tensor import Tensor
@@ -79,7 +79,7 @@ def told(message: Any) -> tuple[str, bool, Any]:
             [count("1", 1, triton_final_response=True)],
             [
                 (
-                    "",
+                    "1",
                     True,
                     "request: parameter keys starting with 'triton_' are reserved, "
                     "got 'triton_final_response'",
@@ -213,7 +213,7 @@ def test_a_stopping_server_finishes_what_is_outstanding_and_ends_the_stream() ->
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert caught.value.details() == streaming.STOPPING
+            assert caught.value.details() == calls.STOPPING
             await stopping
 
     asyncio.run(main())

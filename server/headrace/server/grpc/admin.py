@@ -7,7 +7,7 @@ from headrace.server import doors
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.grpc.calls import Rpc, unary
+from headrace.server.grpc.calls import Calls, Rpc
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.protocol import metadata
 from headrace.server.settings import Settings
@@ -22,10 +22,13 @@ SHARED_MEMORY = tuple(
 class Admin:
     """Every call goes through control, which reaches all workers."""
 
-    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
+    def __init__(
+        self, plane: DataPlane, control: Control, settings: Settings, calls: Calls
+    ) -> None:
         self._plane = plane
         self._control = control
         self._settings = settings
+        self._calls = calls
 
     def handlers(self) -> dict[str, Any]:
         calls = {
@@ -38,7 +41,7 @@ class Admin:
             "LogSettings": self.log_settings,
             **dict.fromkeys(SHARED_MEMORY, self.shared_memory),
         }
-        return {name: unary("inference", name, call) for name, call in calls.items()}
+        return {name: self._calls.unary("inference", name, call) for name, call in calls.items()}
 
     async def repository_index(self, request: Any, rpc: Rpc) -> Any:
         rows = [entry.to_json() for entry in await self._control.index(request.ready)]

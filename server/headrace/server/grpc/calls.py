@@ -4,12 +4,15 @@ Messages cross grpcio as bytes, so that ill-formed ones get INVALID_ARGUMENT and
 not copied. Cancellation needs nothing here: grpc.aio cancels the handler's task.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
+from headrace.server.errors import ServerNotReady
 from headrace.server.grpc.codec import parse
 from headrace.server.grpc.errors import Status, to_status
 from headrace.server.grpc.messages import message_class
@@ -25,36 +28,86 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-def unary(
-    package: str, name: str, run: Callable[[Any, Rpc], Awaitable[Any]], response: str = ""
-) -> Any:
-    """The handler of an RPC from `<name>Request` to the message that run returns."""
-    request_class = message_class(f"{package}.{name}Request")
-
-    async def on_message(message: bytes, rpc: Rpc) -> bytes:
-        answer = await run(parse(request_class, message), rpc)
-        return answer.SerializeToString()
-
-    return unary_bytes(on_message)
+STOPPING = "Server is stopping; send the request to another replica."
 
 
-def unary_bytes(run: Callable[[bytes, Rpc], Awaitable[bytes]]) -> Any:
-    """The handler of an RPC that reads and writes serialised messages itself."""
+class Calls:
+    """Makes handlers, and knows which of their calls are open when the server stops.
 
-    async def handle(message: bytes, rpc: Rpc) -> bytes:
+    closing: set when no new work is taken; streams and watches end by it.
+    """
+
+    def __init__(self) -> None:
+        self.closing = asyncio.Event()
+        self._open: set[asyncio.Task[Any]] = set()
+        self._is_over = False
+
+    def end_all(self) -> None:
+        """The grace is over: end every open call with UNAVAILABLE."""
+        self._is_over = True
+        for task in self._open:
+            task.cancel()
+
+    def unary(self, package: str, name: str, run: Callable[[Any, Rpc], Awaitable[Any]]) -> Any:
+        """The handler of an RPC from `<name>Request` to the message that run returns."""
+        request_class = message_class(f"{package}.{name}Request")
+
+        async def on_message(message: bytes, rpc: Rpc) -> bytes:
+            answer = await run(parse(request_class, message), rpc)
+            serialised: bytes = answer.SerializeToString()
+            return serialised
+
+        return self.unary_bytes(on_message)
+
+    def unary_bytes(self, run: Callable[[bytes, Rpc], Awaitable[bytes]]) -> Any:
+        """The handler of an RPC that reads and writes serialised messages itself."""
+
+        async def handle(message: bytes, rpc: Rpc) -> bytes | None:
+            async with self._opened(rpc):
+                return await run(message, rpc)
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def streaming(self, kind: Any, run: Callable[[Any, Rpc], Awaitable[None]]) -> Any:
+        """The handler of an RPC that writes its responses itself.
+
+        kind: grpc.unary_stream_rpc_method_handler or grpc.stream_stream_rpc_method_handler.
+        """
+
+        async def handle(request: Any, rpc: Rpc) -> None:
+            async with self._opened(rpc):
+                await run(request, rpc)
+
+        return kind(handle)
+
+    @asynccontextmanager
+    async def _opened(self, rpc: Rpc) -> AsyncIterator[None]:
+        """One call: what it raises becomes its status."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
         try:
-            return await run(message, rpc)
+            yield
+            return
+        except asyncio.CancelledError:
+            if not self._is_over:
+                raise
+            status = to_status(ServerNotReady(STOPPING))
+        except Ended as err:
+            status = err.status
         except Exception as err:
             status = to_status(err)
-        await end(rpc, status)
-        raise AssertionError("abort does not return")
+        finally:
+            self._open.discard(task)
+        await rpc.abort(status.code, status.details, status.trailing_metadata)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
 
+class Ended(Exception):
+    """The call ends with this status."""
 
-async def end(rpc: Rpc, status: Status) -> None:
-    """End rpc with status; raises, as grpc.aio wants it."""
-    await rpc.abort(status.code, status.details, status.trailing_metadata)
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.details)
+        self.status = status
 
 
 def context_of(rpc: Rpc, body_bytes: int) -> Context:

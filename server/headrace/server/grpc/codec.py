@@ -6,6 +6,7 @@ typed contents go through contents.py. Rules and sentences: data-plane contract 
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,29 +39,51 @@ def parse(kind: Any, message: bytes) -> Any:
         ) from err
 
 
-def decode_request(message: bytes, is_stream: bool = False) -> tuple[Request, bool]:
-    """The request in a serialised ModelInferRequest, and whether its tensors came typed.
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A ModelInferRequest whose tensors are not looked at yet: enough to find its model."""
 
-    Raises InvalidInput, or NoSharedMemory.
-    """
+    message: Any
+    raw: Sequence[memoryview]
+
+    @property
+    def id(self) -> str:
+        return str(self.message.id)
+
+    @property
+    def is_typed(self) -> bool:
+        """Tensors came as typed contents, so the answer's do, too."""
+        return any(entry.HasField("contents") for entry in self.message.inputs)
+
+
+def open_request(message: bytes) -> Envelope:
+    """The envelope of a serialised ModelInferRequest. Raises InvalidInput if it is not one."""
     head, raw = wire.split_field(message, RAW_INPUTS)
-    found = parse(ModelInferRequest, head)
-    asked = parameters.from_message(found.parameters, "request")
-    check_request_parameters(asked, "request", is_stream)
+    return Envelope(parse(ModelInferRequest, head), raw)
+
+
+def to_request(envelope: Envelope, is_stream: bool = False) -> Request:
+    """The request in envelope. Raises InvalidInput, or NoSharedMemory."""
+    found, raw = envelope.message, envelope.raw
+    asked = request_parameters(envelope, is_stream)
     of_inputs = _tensor_parameters(found.inputs, "inputs")
-    outputs = [_requested(index, entry) for index, entry in enumerate(found.outputs)]
-    request = Request(
+    return Request(
         found.model_name,
         list(_tensors(found.inputs, raw, "input", found.model_name)),
         found.id,
         found.model_version,
         asked,
-        outputs,
+        [_requested(index, entry) for index, entry in enumerate(found.outputs)],
         of_inputs,
         from_grpc=True,
         binary_inputs=frozenset(entry.name for entry in found.inputs if raw),
     )
-    return request, any(entry.HasField("contents") for entry in found.inputs)
+
+
+def request_parameters(envelope: Envelope, is_stream: bool = False) -> Parameters:
+    """The request's own parameters. Raises InvalidInput."""
+    asked = parameters.from_message(envelope.message.parameters, "request")
+    return check_request_parameters(asked, "request", is_stream)
 
 
 def encode_response(response: Response, request: Request, typed: bool) -> bytes:
@@ -140,7 +163,7 @@ def _tensors(
     seen: set[str] = set()
     for index, entry in enumerate(entries):
         if entry.name in seen:
-            raise InvalidInput(f"{side}s[{index}]: {side} '{entry.name}' appears more than once")
+            raise InvalidInput(f"{side}s[{index}]: there is another {side} '{entry.name}'")
         seen.add(entry.name)
         datatype = to_datatype(entry.datatype, f"{side} '{entry.name}'")
         shape = tuple(entry.shape)

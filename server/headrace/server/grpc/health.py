@@ -12,10 +12,9 @@ import grpc
 
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
-from headrace.server.errors import ModelNotFound, ServingError
-from headrace.server.grpc.calls import Rpc, end, unary
+from headrace.server.errors import ModelNotFound, ServerNotReady, ServingError
+from headrace.server.grpc.calls import STOPPING, Calls, Rpc
 from headrace.server.grpc.codec import parse
-from headrace.server.grpc.errors import Status, to_status
 from headrace.server.grpc.inference import SERVICE as INFERENCE
 from headrace.server.grpc.messages import message_class
 
@@ -28,18 +27,18 @@ SERVICE_UNKNOWN = _Response.SERVICE_UNKNOWN
 
 
 class Health:
-    """closing: the server is stopping, which ends watches."""
+    """Watches end when the server stops."""
 
-    def __init__(self, plane: DataPlane, control: Control, closing: asyncio.Event) -> None:
+    def __init__(self, plane: DataPlane, control: Control, calls: Calls) -> None:
         self._plane = plane
         self._control = control
-        self._closing = closing
+        self._calls = calls
 
     def handlers(self) -> dict[str, Any]:
         return {
-            "Check": unary("grpc.health.v1", "HealthCheck", self.check),
-            "List": unary("grpc.health.v1", "HealthList", self.list),
-            "Watch": grpc.unary_stream_rpc_method_handler(self.watch),
+            "Check": self._calls.unary("grpc.health.v1", "HealthCheck", self.check),
+            "List": self._calls.unary("grpc.health.v1", "HealthList", self.list),
+            "Watch": self._calls.streaming(grpc.unary_stream_rpc_method_handler, self.watch),
         }
 
     async def check(self, request: Any, rpc: Rpc) -> Any:
@@ -55,10 +54,7 @@ class Health:
         return reply
 
     async def watch(self, message: bytes, rpc: Rpc) -> None:
-        try:
-            service = parse(_Request, message).service
-        except ServingError as err:
-            await end(rpc, to_status(err))
+        service = parse(_Request, message).service
         sent: int | None = None
         while True:
             changed = self._plane.repository.changes.next()
@@ -66,10 +62,9 @@ class Health:
             if status != sent:
                 await rpc.write(_Response(status=status).SerializeToString())
                 sent = status
-            if self._closing.is_set():
-                break
-            await _first_of(changed, self._closing)
-        await end(rpc, Status(grpc.StatusCode.UNAVAILABLE, "Server is stopping."))
+            if self._calls.closing.is_set():
+                raise ServerNotReady(STOPPING)
+            await _first_of(changed, self._calls.closing)
 
     async def _status(self, service: str) -> int:
         if service in ("", INFERENCE):

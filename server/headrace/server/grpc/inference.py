@@ -11,18 +11,12 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import (
-    Rpc,
-    context_of,
-    deadline_s,
-    send_trailers,
-    unary,
-    unary_bytes,
-)
+from headrace.server.grpc.calls import Calls, Rpc, context_of, deadline_s, send_trailers
 from headrace.server.grpc.gate import Gate
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.protocol import metadata
-from headrace.server.request import Context, Request
+from headrace.server.repository import ServedModel
+from headrace.server.request import Context, Parameters, Request
 from headrace.server.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
@@ -32,20 +26,26 @@ CLOCK_SLACK_S = 0.005  # gRPC counts a deadline on another clock than ours
 class Inference:
     """The calls of every client; operator calls are admin.py's, the stream is streaming.py's."""
 
-    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
+    def __init__(
+        self, plane: DataPlane, control: Control, settings: Settings, calls: Calls
+    ) -> None:
         self.plane = plane
         self.settings = settings
         self._control = control
+        self._calls = calls
         self._gate = Gate(settings.max_concurrency, settings.max_queue_requests)
 
     def handlers(self) -> dict[str, Any]:
+        calls = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+        }
         return {
-            "ServerLive": unary("inference", "ServerLive", self.server_live),
-            "ServerReady": unary("inference", "ServerReady", self.server_ready),
-            "ServerMetadata": unary("inference", "ServerMetadata", self.server_metadata),
-            "ModelReady": unary("inference", "ModelReady", self.model_ready),
-            "ModelMetadata": unary("inference", "ModelMetadata", self.model_metadata),
-            "ModelInfer": unary_bytes(self.model_infer),
+            "ModelInfer": self._calls.unary_bytes(self.model_infer),
+            **{name: self._calls.unary("inference", name, call) for name, call in calls.items()},
         }
 
     async def server_live(self, request: Any, rpc: Rpc) -> Any:
@@ -80,24 +80,36 @@ class Inference:
 
     async def model_infer(self, message: bytes, rpc: Rpc) -> bytes:
         context = context_of(rpc, len(message))
-        request, typed = codec.decode_request(message)
-        context.stages.compute_input_ns += time.perf_counter_ns() - context.started_ns
+        envelope = codec.open_request(message)
         try:
-            async with self.admitted(request, context, rpc):
-                model = await self.plane.ready_model(request.model_name, request.model_version)
+            async with self.admitted(codec.request_parameters(envelope), context, rpc):
+                model, request = await self.decode(envelope, context)
                 response = await self.plane.infer_once(model, request, context)
         finally:
             send_trailers(rpc, context.response_headers)
-        return codec.encode_response(response, request, typed)
+        return codec.encode_response(response, request, envelope.is_typed)
+
+    async def decode(
+        self, envelope: codec.Envelope, context: Context, is_stream: bool = False
+    ) -> tuple[ServedModel, Request]:
+        """The model first, its tensors then: a request nobody can answer costs no decoding."""
+        found = envelope.message
+        model = await self.plane.ready_model(found.model_name, found.model_version)
+        started_ns = time.perf_counter_ns()
+        request = codec.to_request(envelope, is_stream)
+        context.stages.compute_input_ns += time.perf_counter_ns() - started_ns
+        return model, request
 
     @asynccontextmanager
-    async def admitted(self, request: Request, context: Context, rpc: Rpc) -> AsyncIterator[None]:
+    async def admitted(
+        self, parameters: Parameters, context: Context, rpc: Rpc
+    ) -> AsyncIterator[None]:
         """One inference within its deadline and --max_concurrency; sets context's deadline.
 
         Raises QueueFull, QueueTimeout, or DeadlineExceeded where the call's own deadline or
         --request_timeout passed.
         """
-        context.deadline_s = deadline_s(rpc, request.parameters, self.settings)
+        context.deadline_s = deadline_s(rpc, parameters, self.settings)
         limit_s = self.settings.request_timeout or None
         try:
             async with asyncio.timeout(limit_s) as limit:

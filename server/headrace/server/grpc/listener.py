@@ -16,6 +16,7 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.grpc import health, inference, reflection
 from headrace.server.grpc.admin import Admin
+from headrace.server.grpc.calls import Calls
 from headrace.server.grpc.health import Health
 from headrace.server.grpc.inference import Inference
 from headrace.server.grpc.reflection import Reflection
@@ -24,6 +25,7 @@ from headrace.server.settings import Settings
 
 INT32_MAX = 2**31 - 1
 MIN_PING_INTERVAL_MS = 10_000  # what gRPC clients are allowed to configure; Triton says 300 000
+LAST_WORDS_S = 1.0  # for the statuses of the calls that stop() ends
 MAX_SOCKET_PATH = 100  # the kernel takes 108
 
 
@@ -35,7 +37,7 @@ class GrpcListener:
         self.control = control
         self.settings = settings
         self.unix_address: str | None = None
-        self._closing = asyncio.Event()
+        self._calls = Calls()
         self._server: Any = None
         self._folder: Path | None = None
 
@@ -56,29 +58,38 @@ class GrpcListener:
         return port
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """GOAWAY, no new calls; open ones have grace_s, then they are cancelled. Idempotent.
+        """GOAWAY, no new calls; open ones have grace_s, then end UNAVAILABLE. Idempotent.
 
         grace_s None: the settings' grace period.
         """
-        self._closing.set()
+        self._calls.closing.set()
         server, self._server = self._server, None
         if server is not None:
-            await server.stop(self.settings.grace_period if grace_s is None else grace_s)
+            await self._stop(server, self.settings.grace_period if grace_s is None else grace_s)
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
+    async def _stop(self, server: Any, grace_s: float) -> None:
+        """grpcio ends what is left with CANCELLED; ours is UNAVAILABLE, which clients retry."""
+        stopping = asyncio.ensure_future(server.stop(grace_s + LAST_WORDS_S))
+        await asyncio.wait([stopping], timeout=grace_s)
+        self._calls.end_all()
+        await stopping
+
     def _services(self) -> dict[str, dict[str, Any]]:
-        calls = Inference(self.plane, self.control, self.settings)
-        admin = Admin(self.plane, self.control, self.settings)
-        stream = StreamInfer(calls, self._closing)
+        unary = Inference(self.plane, self.control, self.settings, self._calls)
+        admin = Admin(self.plane, self.control, self.settings, self._calls)
+        stream = StreamInfer(unary, self._calls)
         names = [inference.SERVICE, health.SERVICE]
         names += [f"{package}.{reflection.NAME}" for package in reflection.PACKAGES]
         return {
-            inference.SERVICE: {**calls.handlers(), **admin.handlers(), **stream.handlers()},
-            health.SERVICE: Health(self.plane, self.control, self._closing).handlers(),
+            inference.SERVICE: {**unary.handlers(), **admin.handlers(), **stream.handlers()},
+            health.SERVICE: Health(self.plane, self.control, self._calls).handlers(),
             **{
-                f"{package}.{reflection.NAME}": Reflection(package, tuple(names)).handlers()
+                f"{package}.{reflection.NAME}": Reflection(
+                    package, tuple(names), self._calls
+                ).handlers()
                 for package in reflection.PACKAGES
             },
         }

@@ -10,9 +10,8 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2
 
-from headrace.server.grpc.calls import Rpc, end
+from headrace.server.grpc.calls import Calls, Rpc
 from headrace.server.grpc.codec import parse
-from headrace.server.grpc.errors import to_status
 from headrace.server.grpc.messages import POOL, message_class
 
 PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
@@ -24,21 +23,22 @@ UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 class Reflection:
     """services: full names to list. package: which of the two this is."""
 
-    def __init__(self, package: str, services: tuple[str, ...]) -> None:
+    def __init__(self, package: str, services: tuple[str, ...], calls: Calls) -> None:
         self._request = message_class(f"{package}.ServerReflectionRequest")
         self._response = message_class(f"{package}.ServerReflectionResponse")
         self._services = services
+        self._calls = calls
 
     def handlers(self) -> dict[str, Any]:
-        return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self.info)}
+        return {
+            "ServerReflectionInfo": self._calls.streaming(
+                grpc.stream_stream_rpc_method_handler, self.info
+            )
+        }
 
     async def info(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
         async for message in requests:
-            try:
-                answer = self.answer(parse(self._request, message))
-            except Exception as err:
-                await end(rpc, to_status(err))
-            await rpc.write(answer.SerializeToString())
+            await rpc.write(self.answer(parse(self._request, message)).SerializeToString())
 
     def answer(self, request: Any) -> Any:
         """The response to one question; what is unknown is an answer too."""

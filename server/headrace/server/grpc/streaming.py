@@ -17,44 +17,38 @@ import grpc
 
 from headrace.server.errors import ServerNotReady
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import Rpc, context_of, end, send_trailers
-from headrace.server.grpc.errors import Status, to_status
+from headrace.server.grpc.calls import STOPPING, Calls, Ended, Rpc, context_of, send_trailers
+from headrace.server.grpc.errors import to_status
 from headrace.server.grpc.inference import Inference
 from headrace.server.protocol.parameters import EMPTY_FINAL_RESPONSE
-from headrace.server.request import Request, Response
+from headrace.server.repository import ServedModel
+from headrace.server.request import Context, Request, Response
 
 MAX_OUTSTANDING = 64  # requests of one stream that are not answered yet; more wait in the socket
-STOPPING = "Server is stopping; send the request to another replica."
 GRPC_ERROR = "triton_grpc_error"
 
 
-class _Ended(Exception):
-    """The stream ends with this status."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.details)
-        self.status = status
-
-
 class StreamInfer:
-    """The handler of one service; each call is one `_Stream`. closing: the server is stopping."""
+    """The handler of one service; each call is one `_Stream`."""
 
-    def __init__(self, inference: Inference, closing: asyncio.Event) -> None:
+    def __init__(self, inference: Inference, calls: Calls) -> None:
         self._inference = inference
-        self._closing = closing
+        self._calls = calls
 
     def handlers(self) -> dict[str, Any]:
-        return {"ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.model_stream_infer)}
+        kind = grpc.stream_stream_rpc_method_handler
+        return {"ModelStreamInfer": self._calls.streaming(kind, self.model_stream_infer)}
 
     async def model_stream_infer(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
-        stream = _Stream(self._inference, rpc)
-        status: Status | None = None
+        ended: Ended | None = None
         try:
-            await stream.run(requests, self._closing)
-        except* _Ended as group:
-            status = _first(group)
-        if status is not None:
-            await end(rpc, status)
+            await _Stream(self._inference, rpc).run(requests, self._calls.closing)
+        except* Ended as group:
+            ended = _first(group)
+        if ended is not None:
+            raise ended
+        if self._calls.closing.is_set():
+            raise ServerNotReady(STOPPING)
 
 
 class _Stream:
@@ -68,14 +62,12 @@ class _Stream:
         self._trailers: dict[str, str] = {}
 
     async def run(self, requests: AsyncIterator[bytes], closing: asyncio.Event) -> None:
-        """Answer every request. Raises _Ended, in a group, where a status must end the stream."""
+        """Answer every request. Raises Ended, in a group, where a status must end the stream."""
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(requests, tasks))
             closer = tasks.create_task(_cancel_when(closing, reader))
             reader.add_done_callback(lambda _: closer.cancel())
         send_trailers(self._rpc, self._trailers)
-        if closing.is_set():
-            raise ExceptionGroup("stream", [_Ended(to_status(ServerNotReady(STOPPING)))])
 
     async def _read(self, requests: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
         async for message in requests:
@@ -90,31 +82,31 @@ class _Stream:
                     await self._rpc.write(answer)
 
     async def _answers(self, message: bytes) -> AsyncGenerator[bytes, None]:
-        request: Request | None = None
         context = context_of(self._rpc, len(message))
+        request_id = ""
         try:
-            request, typed = codec.decode_request(message, is_stream=True)
-            async with (
-                self._inference.admitted(request, context, self._rpc),
-                aclosing(self._responses(request, context)) as responses,
-            ):
-                async for response, is_final in responses:
-                    yield codec.encode_stream_response(response, request, typed, is_final)
+            envelope = codec.open_request(message)
+            request_id = envelope.id
+            asked = codec.request_parameters(envelope, is_stream=True)
+            async with self._inference.admitted(asked, context, self._rpc):
+                model, request = await self._inference.decode(envelope, context, is_stream=True)
+                async with aclosing(self._responses(model, request, context)) as responses:
+                    async for response, is_final in responses:
+                        typed = envelope.is_typed
+                        yield codec.encode_stream_response(response, request, typed, is_final)
         except Exception as err:
             status = to_status(err)
             if self._ends_on_error:
-                raise _Ended(status) from err
-            yield codec.encode_stream_error(status.details, request.id if request else "")
+                raise Ended(status) from err
+            yield codec.encode_stream_error(status.details, request_id)
         finally:
             self._trailers |= context.response_headers
 
     async def _responses(
-        self, request: Request, context: Any
+        self, model: ServedModel, request: Request, context: Context
     ) -> AsyncGenerator[tuple[Response, bool], None]:
         """Every response to request, and whether it is the last."""
-        plane = self._inference.plane
-        model = await plane.ready_model(request.model_name, request.model_version)
-        answer = await plane.infer(model, request, context)
+        answer = await self._inference.plane.infer(model, request, context)
         if isinstance(answer, Response):
             yield answer, True
             return
@@ -134,7 +126,6 @@ async def _cancel_when(event: asyncio.Event, task: "asyncio.Task[None]") -> None
     task.cancel()
 
 
-def _first(group: BaseExceptionGroup[Any]) -> Status:
-    """The status of the first _Ended in group."""
+def _first(group: BaseExceptionGroup[Any]) -> Ended:
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error.status
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
