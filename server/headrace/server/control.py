@@ -5,10 +5,14 @@ channel and reaches every worker before it answers (workers.py has the other imp
 rest/ and grpc/ never know how many processes there are.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from headrace.server.errors import ModelNotFound
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from headrace.server.errors import InvalidInput, ModelNotFound
 from headrace.server.repository import IndexEntry, Repository
 from headrace.server.settings import ReadyPolicy
 
@@ -28,12 +32,32 @@ class Control(Protocol):
         """Listening, start-up models answer (by policy), not draining, in every worker."""
         ...
 
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Prometheus text of all workers and its content type. accept: the request's header."""
+        ...
+
+    async def log_settings(self, changes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Triton's log settings after changes; None changes nothing. Raises InvalidInput."""
+        ...
+
+    async def trace_settings(
+        self, model: str | None, changes: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Triton's trace settings, of one model or of all. Raises InvalidInput, ModelNotFound."""
+        ...
+
 
 class LocalControl:
     """Control of a server that is one process."""
 
-    def __init__(self, repository: Repository, policy: ReadyPolicy = ReadyPolicy.ALL) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        policy: ReadyPolicy = ReadyPolicy.ALL,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         self.repository = repository
+        self.registry = registry
         self.policy = policy
         self._is_started = False
         self._is_draining = False
@@ -74,6 +98,45 @@ class LocalControl:
         versions = [version] if version else self.repository.versions(name)
         return [self.repository.find(name, each).statistics.to_json() for each in versions]
 
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    async def log_settings(self, changes: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Levels of the root logger under Triton's names; what cannot be changed is ignored."""
+        root = logging.getLogger()
+        if changes:
+            root.setLevel(_level(changes, root.getEffectiveLevel()))
+        level = root.getEffectiveLevel()
+        return {
+            "log_file": "",
+            "log_info": level <= logging.INFO,
+            "log_warning": level <= logging.WARNING,
+            "log_error": level <= logging.ERROR,
+            "log_verbose_level": int(level <= logging.DEBUG),
+            "log_format": "default",
+        }
+
+    async def trace_settings(
+        self, model: str | None, changes: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Always off: traces go out over OpenTelemetry instead (contract §4.6)."""
+        if model is not None:
+            self.repository.find(model)
+        if changes and changes.get("trace_level") not in (None, ["OFF"], "OFF"):
+            raise InvalidInput(
+                f'trace_level {changes["trace_level"]!r}: only ["OFF"] is accepted here; '
+                "traces are exported over OpenTelemetry"
+            )
+        return {
+            "trace_level": ["OFF"],
+            "trace_rate": "1000",
+            "trace_count": "-1",
+            "log_frequency": "0",
+            "trace_file": "",
+            "trace_mode": "triton",
+        }
+
     async def is_ready(self) -> bool:
         if self.is_draining:
             return False
@@ -85,3 +148,18 @@ class LocalControl:
         if self.policy is ReadyPolicy.ANY:
             return any(ready) or not ready
         return all(ready) and not self.repository.failed()
+
+
+def _level(changes: Mapping[str, Any], level: int) -> int:
+    """The Python level that Triton's switches come to, from level."""
+    if int(changes.get("log_verbose_level", 0)) > 0:
+        return logging.DEBUG
+    switches = (
+        ("log_info", logging.INFO),
+        ("log_warning", logging.WARNING),
+        ("log_error", logging.ERROR),
+    )
+    for name, at in switches:
+        if changes.get(name, level <= at):
+            return at
+    return logging.CRITICAL

@@ -39,8 +39,8 @@ class Server:
     ) -> None:
         self.settings = settings
         self.repository = repository
-        self.control = LocalControl(repository, settings.ready_policy)
         self.plane = DataPlane(repository, metrics or InferenceMetrics())
+        self.control = LocalControl(repository, settings.ready_policy, self.plane.metrics.registry)
         self._rest = RestListener(self.plane, self.control, settings)
         self._grpc = GrpcListener(self.plane, self.control, settings)
         self.ports = Ports(0, None)
@@ -50,8 +50,9 @@ class Server:
         for name in self.repository.loader.names():
             await self.repository.load(name)
         self.control.is_started = True
-        http = await self._rest.start()
         grpc = await self._grpc.start() if self.settings.enable_grpc else None
+        self._rest.unix_address = self._grpc.unix_address
+        http = await self._rest.start()
         self.ports = Ports(http, grpc)
 
     async def stop(self) -> None:

@@ -1,0 +1,61 @@
+"""Which HTTP status an error becomes, and its body: the one place (contract §1.5, D1)."""
+
+import logging
+import math
+
+import tornado.web
+
+from headrace.server.errors import Code, ServingError, failure
+from headrace.server.protocol.compression import ACCEPTED
+from headrace.server.rest.answer import Answer, error_answer, json_answer, reason
+
+log = logging.getLogger(__name__)
+
+STATUS = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.TOO_LARGE: 413,
+    Code.UNSUPPORTED_MEDIA: 415,
+    Code.NOT_FOUND: 404,
+    Code.PERMISSION_DENIED: 403,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.OVERLOADED: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.INTERNAL: 500,
+}
+
+
+def to_answer(error: BaseException) -> Answer:
+    """error as an answer; one that is nobody's but the server's is logged with its traceback."""
+    if isinstance(error, tornado.web.HTTPError):
+        return _tornado(error)
+    found = failure(error)
+    status = found.status or STATUS[found.code]
+    if found.code is Code.INTERNAL and not isinstance(error, ServingError):
+        log.error("request failed", exc_info=error)
+    body = {"error": found.labelled}
+    if found.detail is not None:
+        body["detail"] = found.detail
+    answer = json_answer(body, status)
+    if status == 503:
+        seconds = getattr(error, "retry_after_s", 1.0)
+        answer.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if status == 415:
+        answer.headers["Accept-Encoding"] = ACCEPTED
+    return answer
+
+
+def _tornado(error: tornado.web.HTTPError) -> Answer:
+    """User code may raise Tornado's own error; its text is the log message or the reason."""
+    message = error.get_message() or error.reason or reason(error.status_code)
+    answer = json_answer({"error": message, "detail": message}, error.status_code)
+    if error.status_code == 503:
+        answer.headers["Retry-After"] = "1"
+    return answer
+
+
+def too_large(came: str, limit: int) -> Answer:
+    """came: e.g. "the body has 12 bytes"."""
+    answer = error_answer(413, f"{came}, the limit is {limit} bytes (--max_body_bytes {limit})")
+    answer.closes = True
+    return answer

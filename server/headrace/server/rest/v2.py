@@ -1,0 +1,68 @@
+"""V2 `infer`: tensors in JSON, in binary, or as one raw body (contract §2)."""
+
+import time
+import uuid
+from datetime import UTC, datetime
+
+from headrace.server.dataplane import DataPlane
+from headrace.server.protocol import cloudevents, v2_rest
+from headrace.server.protocol.parameters import timeout_s
+from headrace.server.repository import ServedModel
+from headrace.server.request import Context, Request
+from headrace.server.rest.answer import Answer, encoded_answer
+from headrace.server.rest.call import Call
+from headrace.server.rest.limits import parse_limits
+from headrace.server.rest.routes import Route
+from headrace.server.rest.v1 import event_settings
+from headrace.server.settings import Settings
+
+PREFIXES = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_LENGTH = v2_rest.LENGTH_HEADER.lower()
+
+
+class V2:
+    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+        self._plane = plane
+        self._limits = parse_limits(settings)
+        self._events = event_settings()
+
+    def routes(self) -> list[Route]:
+        return [Route("POST", f"{prefix}/infer", self.infer) for prefix in PREFIXES]
+
+    async def infer(self, call: Call) -> Answer:
+        """The length header alone decides the form; Content-Type is ignored (contract D8)."""
+        header = call.headers.get(_LENGTH)
+        length = None if header is None else v2_rest.parse_json_length(header, len(call.body))
+        envelope = None if length == 0 else v2_rest.parse(call.body, length, self._limits)
+        model = await self._plane.ready_model(call.model, call.version)
+        if envelope is None:
+            request = v2_rest.raw_binary_request(
+                call.body, model.name, model.servable.inputs, call.version
+            )
+        else:
+            request = v2_rest.to_request(
+                envelope, model.name, model.servable.inputs, self._limits, call.version
+            )
+        add_deadline(request, call.context)
+        response = await self._plane.infer_once(model, request, call.context)
+        encoded = v2_rest.encode(response, request)
+        encoded.headers.update(self._event_headers(call, model))
+        return encoded_answer(encoded, call.context.response_headers)
+
+    def _event_headers(self, call: Call, model: ServedModel) -> dict[str, str]:
+        """A binary CloudEvent is answered with one, around the V2 body (contract §1.6)."""
+        event = cloudevents.from_headers(call.headers)
+        if event is None:
+            return {}
+        now = datetime.now(UTC).isoformat()
+        return cloudevents.to_headers(
+            cloudevents.answer_attributes(event, model.name, self._events, str(uuid.uuid4()), now)
+        )
+
+
+def add_deadline(request: Request, context: Context) -> None:
+    """`parameters.timeout` shortens the deadline, it never makes it later."""
+    seconds = timeout_s(request.parameters)
+    if seconds is not None:
+        wanted = time.monotonic() + seconds
+        context.deadline_s = min(wanted, context.deadline_s or wanted)
