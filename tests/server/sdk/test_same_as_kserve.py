@@ -33,8 +33,15 @@ ModelServer().start([model for file in files for model in file.models()])
 """
 UPSTREAM = """\
 from rows import Rows
-from headrace.server import ModelServer
-ModelServer().start([Rows("rows-behind")])
+from headrace.server import InvalidInput, ModelServer
+
+class Picky(Rows):
+    def preprocess(self, payload, headers=None):
+        if payload["instances"] == [[1001]]:
+            raise InvalidInput("1001 is too large")
+        return payload
+
+ModelServer().start([Picky("rows-behind")])
 """
 
 
@@ -234,13 +241,13 @@ DIFFERENT = {
         infer("tensors", v2(X, outputs=[{"name": "zz"}])),
         400,
         400,
-        {"error": "Unexpected inference output 'zz' for model 'tensors'"},
+        {"error": "Unexpected inference output 'zz' for model 'tensors'; it has x"},
     ),
-    "§11 row 12: a predictor's status is kept": (
-        v1("rows-behind", {"instances": [[]], "inputs": 1}),
-        200,
-        200,
-        {"predictions": [0], "keys": ["instances", "seen"], "transformed": True},
+    "§11 row 12: a predictor's status and words are kept": (
+        v1("rows-behind", {"instances": [[1000]]}),
+        500,
+        400,
+        {"error": "1001 is too large"},
     ),
 }
 
