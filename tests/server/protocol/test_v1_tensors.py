@@ -71,6 +71,11 @@ def read(payload: Any, *declared: TensorSpec) -> list[tuple[str, str, list[int],
             [("input-0", "BYTES", [2], [b"hello", b"\xff"])],
             id="base64 as rows",
         ),
+        pytest.param(
+            {"instances": ["a", {"b64": "Yg=="}]},
+            [("input-0", "BYTES", [2], [b"a", b"b"])],
+            id="base64 beside texts",
+        ),
         pytest.param({"instances": []}, [("input-0", "FP64", [0], [])], id="no rows"),
         pytest.param(
             {"instances": [True, False]}, [("input-0", "BOOL", [2], [True, False])], id="booleans"

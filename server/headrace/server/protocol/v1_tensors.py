@@ -34,7 +34,7 @@ def to_tensors(payload: Any, declared: Sequence[TensorSpec]) -> list[Tensor]:
         return _columns(rows, key, declared)
     if not isinstance(rows, list):
         raise InvalidInput(f'Expected "{key}" to be a list')
-    if dict in set(map(type, rows)) and not all(map(_is_b64, rows)):
+    if dict in set(map(type, rows)) and not all(_is_b64(row) for row in rows if type(row) is dict):
         return _columns(_transposed(rows, key), key, declared)
     required = [spec for spec in declared if not spec.is_optional] or list(declared)
     if not rows and len(declared) > 1:
