@@ -157,6 +157,18 @@ def administers(client):
     )
 
 
+def changes_settings(client):
+    settings = client.get_log_settings(as_json=True)["settings"]
+    assert settings["log_error"] == {"bool_param": True}, settings
+    changed = client.update_log_settings({"log_verbose_level": 1}, as_json=True)["settings"]
+    assert changed["log_verbose_level"] == {"uint32_param": 1}, changed
+    client.update_log_settings({"log_verbose_level": 0})
+    traces = client.get_trace_settings(as_json=True)["settings"]
+    assert traces["trace_level"] == {"value": ["OFF"]}, traces
+    traces = client.update_trace_settings("m", {"trace_level": ["OFF"]}, as_json=True)["settings"]
+    assert traces["trace_level"] == {"value": ["OFF"]}, traces
+
+
 async def works_with_aio(url):
     async with triton_aio.InferenceServerClient(url) as client:
         assert await client.is_server_ready()
@@ -187,6 +199,7 @@ def main(url):
         infers(client)
         streams(client)
         administers(client)
+        changes_settings(client)
     asyncio.run(works_with_aio(url))
 
 

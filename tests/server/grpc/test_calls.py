@@ -19,6 +19,7 @@ from headrace.server.errors import (
     UnsupportedProtocol,
 )
 from headrace.server.grpc import codec
+from headrace.server.grpc.messages import message_class
 from headrace.server.repository import ServedModel
 from headrace.server.request import Request, RequestedOutput
 from headrace.server.tensor import Tensor
@@ -222,6 +223,18 @@ def test_bytes_that_are_no_message_are_the_callers_mistake() -> None:
     asyncio.run(main())
 
 
+def test_the_model_is_looked_for_before_its_tensors() -> None:
+    async def main() -> None:
+        message = codec.ModelInferRequest(model_name="zz", inputs=[{"datatype": "FP33"}])
+        async with running(served("m", Double())) as server, connected(server) as client:
+            assert await status_of(client.infer_call(message.SerializeToString())) == (
+                "NOT_FOUND",
+                "Model with name zz does not exist.",
+            )
+
+    asyncio.run(main())
+
+
 def test_the_server_and_its_models_describe_themselves() -> None:
     async def main() -> None:
         async with running(served("m", Double())) as server, connected(server) as client:
@@ -407,6 +420,24 @@ def test_a_load_request_is_answered_with(
         async with running(loader=shelf, **given) as server, connected(server) as client:
             shelf.parameters = {"break": True}
             assert await status_of(client.call("RepositoryModelLoad", **load)) == status
+
+    asyncio.run(main())
+
+
+def test_a_trace_setting_other_than_off_is_refused() -> None:
+    async def main() -> None:
+        settings = message_class("inference.TraceSettingRequest")()
+        settings.settings["trace_level"].value.append("TIMESTAMPS")
+        async with running(served("m", Double())) as server, connected(server) as client:
+            call = client.call("TraceSetting", settings=settings.settings)
+            assert await status_of(call) == (
+                "INVALID_ARGUMENT",
+                "trace_level ['TIMESTAMPS']: only [\"OFF\"] is accepted here; "
+                "traces are exported over OpenTelemetry",
+            )
+            reply = await client.call("TraceSetting", model_name="m")
+            assert list(reply.settings["trace_level"].value) == ["OFF"]
+            assert list(reply.settings["trace_rate"].value) == ["1000"]
 
     asyncio.run(main())
 

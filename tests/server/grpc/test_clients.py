@@ -5,6 +5,7 @@ the protobuf range we promise.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ async def run(environment: str, script: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("client", ["triton", "kserve"])
-def test_an_unchanged_client_gets_what_it_expects(client: str) -> None:
+def test_an_unchanged_client_gets_what_it_expects(
+    client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """caplog: it puts back the log level that tritonclient changes in this process."""
+    caplog.set_level(logging.INFO)
+
     async def main() -> None:
         models = (
             served("m", Double()),
