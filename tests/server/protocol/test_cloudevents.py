@@ -126,12 +126,18 @@ class V2Answer:
         return {"model_name": "m"}
 
 
+class BinaryV2Answer:
+    def to_rest(self) -> Any:
+        return b"{}\xff", 2
+
+
 @pytest.mark.parametrize(
     ("result", "member"),
     [
         pytest.param(b"\xff", ("data_base64", "/w=="), id="bytes"),
         pytest.param("text", ("data", "text"), id="text"),
         pytest.param(V2Answer(), ("data", {"model_name": "m"}), id="a V2 answer"),
+        pytest.param(BinaryV2Answer(), ("data_base64", "e33/"), id="a binary V2 answer"),
     ],
 )
 def test_structured_answers_carry_anything(result: Any, member: tuple[str, Any]) -> None:

@@ -58,6 +58,12 @@ def test_parameters_of_answer_and_outputs_are_kept() -> None:
     assert orjson.loads(body)["parameters"] == {"a": 1.5}
 
 
+def test_a_size_left_over_from_an_upstream_answer_is_not_passed_on_beside_data() -> None:
+    sized = {"y": {"binary_data_size": 8, "k": "v"}}
+    output = only_output(answer(Tensor("y", np.array([1])), output_parameters=sized))
+    assert output["parameters"] == {"k": "v"}
+
+
 @pytest.mark.parametrize(
     ("array", "text"),
     [

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
+import orjson
+
 from headrace.server.errors import InvalidInput
 from headrace.server.protocol import v1
 from headrace.server.protocol.encoded import JSON, Encoded
@@ -130,13 +132,14 @@ def encode(
         encoded = v1.encode(result)
         encoded.headers = to_headers(attributes)
         return encoded
-    if hasattr(result, "to_rest"):
-        result = loads(v1.encode(result).body, ParseLimits(0, 0), allow_nan=False, at="answer")
-    if isinstance(result, bytes | bytearray | memoryview):
-        wrapped = {**attributes, "data_base64": base64.b64encode(result).decode()}
+    if isinstance(result, str):
+        return Encoded([dumps({**attributes, "data": result})], STRUCTURED)
+    encoded = v1.encode(result)
+    if encoded.content_type == JSON:
+        member: dict[str, Any] = {"data": orjson.Fragment(encoded.body)}
     else:
-        wrapped = {**attributes, "data": result}
-    return Encoded([dumps(wrapped)], STRUCTURED)
+        member = {"data_base64": base64.b64encode(encoded.body).decode()}
+    return Encoded([dumps({**attributes, **member})], STRUCTURED)
 
 
 def _is_event(payload: Mapping[str, Any]) -> bool:

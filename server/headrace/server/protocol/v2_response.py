@@ -14,6 +14,8 @@ from headrace.server.protocol.json_text import dumps
 from headrace.server.request import NO_PARAMETERS, Parameters, Request, Response
 from headrace.server.tensor import NOT_IN_JSON, NUMPY, Buffer, Datatype, Tensor, iter_bytes, to_raw
 
+_SIZE = "binary_data_size"
+
 
 def random_id() -> str:
     return str(uuid.uuid4())
@@ -44,7 +46,7 @@ def encode(
         }
         if all_binary or wanted.get("binary_data") is True:
             blob = to_raw(tensor)
-            entry["parameters"] = {**own, "binary_data_size": len(blob)}
+            entry["parameters"] = {**own, _SIZE: len(blob)}
             if len(blob):
                 blobs.append(blob)
         else:
@@ -97,6 +99,8 @@ def _add_json(entry: dict[str, Any], tensor: Tensor, wanted: Parameters, own: Pa
     )
     if is_base64:
         own = {**own, "content_type": "base64"}
+    if _SIZE in own:  # of an upstream's answer; beside 'data' clients would look for a blob
+        own = {key: value for key, value in own.items() if key != _SIZE}
     if own:
         entry["parameters"] = own
     entry["data"] = json_data(tensor, is_base64)
