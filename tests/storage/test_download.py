@@ -16,7 +16,7 @@ import pytest
 
 from headrace.server.storage import Options, StorageError, download, unfinished
 from headrace.server.storage.cache import Cache
-from headrace.server.storage.download import PARTIAL
+from headrace.server.storage.download import PARTIAL, SOURCE_MARK, is_downloaded
 from headrace.server.storage.remote import Digest, Patterns, check_path
 from tests.storage.web_server import Site, serving
 
@@ -24,7 +24,8 @@ CONTENT = bytes(range(256)) * 2000
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return sorted(found - {SOURCE_MARK})
 
 
 def test_a_local_folder_is_linked_not_copied(tmp_path: Path) -> None:
@@ -36,6 +37,17 @@ def test_a_local_folder_is_linked_not_copied(tmp_path: Path) -> None:
     assert (target / "model.onnx").read_bytes() == b"m"
     assert (target / "1").is_symlink()
     download(str(source), target, Options())  # again: the links are replaced
+
+
+def test_what_was_downloaded_is_told_from_what_was_linked(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    with serving(Site({"/m.onnx": b"m"})) as url:
+        pulled = download(f"{url}/m.onnx", tmp_path / "pulled", Options())
+        linked = download(str(tmp_path / "own"), tmp_path / "linked", Options())
+        assert (pulled / SOURCE_MARK).read_text() == f"{url}/m.onnx\n"
+    assert is_downloaded(pulled / "m.onnx")
+    assert not is_downloaded(linked)
+    assert is_downloaded(Path("/mnt/models/model.py"))
 
 
 def test_a_local_path_that_is_not_there(tmp_path: Path) -> None:

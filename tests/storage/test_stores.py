@@ -12,6 +12,7 @@ from gcsfs.core import GCSFileSystem
 from mlflow import MlflowClient
 
 from headrace.server.storage import Options, StorageError, download
+from headrace.server.storage.download import SOURCE_MARK
 from tests.storage import servers
 from tests.storage.hub_server import hub
 
@@ -100,7 +101,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != SOURCE_MARK
     }
 
 

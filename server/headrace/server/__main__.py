@@ -1,34 +1,44 @@
-"""`python -m headrace.server`: what a KServe runtime manifest starts (contract §6.3).
+"""`python -m headrace.server`: what a KServe runtime manifest starts (contract §6.3)."""
 
-python -m headrace.server --model_name iris --model_dir /mnt/models --http_port 8080
-"""
-
+import argparse
 import asyncio
 import os
 import sys
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from headrace.server.loading import ModelSource, SourceLoader
+from headrace.server import settings as settings_module
+from headrace.server import start_up
+from headrace.server.errors import ModelLoadError
+from headrace.server.lifecycle import serve
 from headrace.server.repository import Repository
 from headrace.server.serving import Server
 from headrace.server.settings import Settings, SettingsError
 
+EXAMPLE = """example:
+  python -m headrace.server --model_name iris --model_dir /mnt/models --http_port 8080
+  python -m headrace.server --model digits=onnx:./digits.onnx --model iris=./iris.joblib"""
 
-def main() -> int:
+
+def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """The server's exit code: 0 after a drain, 1 if it could not start, 2 for a bad setting."""
+    argparse.ArgumentParser(
+        prog="python -m headrace.server",
+        description="Serve models over V1, the Open Inference Protocol (REST and gRPC).",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[settings_module.parser()],
+        allow_abbrev=False,
+    ).parse_known_args(argv)
     try:
-        settings, _ = Settings.from_sources(sys.argv[1:], os.environ)
-    except SettingsError as err:
+        settings, unknown = Settings.from_sources(argv, env)
+        loader = start_up.loader(settings, env)
+    except (SettingsError, ModelLoadError) as err:
         print(f"headrace.server: {err}", file=sys.stderr)
         return 2
-    sources = {settings.model_name: [ModelSource(Path(settings.model_dir), settings.framework)]}
-    return asyncio.run(_run(Server(settings, Repository(SourceLoader(sources)))))
-
-
-async def _run(server: Server) -> int:
-    await server.start()
-    await asyncio.Event().wait()
-    return 0
+    if unknown:  # KServe's servers ignore them too, and runtimes rely on that
+        print(f"headrace.server: ignored: {' '.join(unknown)}", file=sys.stderr)
+    return asyncio.run(serve(Server(settings, Repository(loader))))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -222,9 +222,11 @@ class ModelLoadError(ServingError):
 
 
 class ModelMissingError(ModelLoadError):
-    def __init__(self, path: object) -> None:
+    def __init__(self, path: object, known: str = "") -> None:
+        """known: what would have been a model there."""
         self.path = path
-        super().__init__(f"Missing model under path {path}")
+        text = f"Missing model under path {path}"
+        super().__init__(f"{text}; {known}" if known else text)
 
 
 class UntrustedModel(ModelLoadError):

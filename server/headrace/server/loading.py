@@ -6,13 +6,16 @@ in a thread; nothing here runs on the event loop's time.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound
+from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
 from headrace.server.execution import Executor, Mode, QueueLimits
+from headrace.server.model import Model
+from headrace.server.model_servable import ModelServable
 from headrace.server.predictor import (
     LoadOptions,
     Predictor,
@@ -23,6 +26,9 @@ from headrace.server.predictor import (
 from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
+from headrace.server.storage import is_downloaded, unfinished
+
+_WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,26 @@ class ModelSource:
     config: Mapping[str, Any] = field(default_factory=dict)  # Triton's ModelConfig keys
 
 
+@dataclass(frozen=True, slots=True)
+class NamedPath:
+    """What `name=format:path` says; framework None: the files say."""
+
+    name: str
+    framework: str | None
+    path: Path
+
+
+def parse_source(text: str) -> NamedPath:
+    """Read `name=path` or `name=format:path`. Raises ModelLoadError saying what to type."""
+    name, _, rest = text.partition("=")
+    if not name or not rest:
+        raise ModelLoadError(f"--model {text}: expected name=path or name=format:path")
+    shaped = _WITH_FORMAT.fullmatch(rest)
+    if shaped is None:
+        return NamedPath(name, None, Path(rest))
+    return NamedPath(name, shaped["framework"], Path(shaped["path"]))
+
+
 class SourceLoader:
     """The loader of a fixed set of named sources."""
 
@@ -49,8 +75,14 @@ class SourceLoader:
         return list(self._sources)
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
+        """Raises ModelNotFound, ModelLoadError; `config` and `file:…` need a folder repository."""
         if name not in self._sources:
             raise ModelNotFound(name)
+        if parameters:
+            raise ModelLoadError(
+                f"model {name} was named on the command line, so its load takes no "
+                f"{', '.join(sorted(parameters))}; serve a folder with --model_repository for that"
+            )
         return [
             ServedModel(name, await load_servable(name, source), source.version, source.config)
             for source in self._sources[name]
@@ -59,50 +91,103 @@ class SourceLoader:
 
 async def load_servable(name: str, source: ModelSource) -> Servable:
     """Load source off the loop. Raises ModelLoadError with the reason."""
-    return await asyncio.to_thread(_load, name, source)
+    loaded = await asyncio.to_thread(load_instances, name, source)
+    if isinstance(loaded[0], Model):
+        servable = ModelServable(loaded[0], source.limits, source.instances)
+        await servable.start()
+        return servable
+    predictors = [each for each in loaded if not isinstance(each, Model)]
+    platform = getattr(predictors[0], "platform", "") or find_name(source)
+    return TensorServable(Executor(name, predictors, source.limits, Mode.THREAD), platform)
 
 
-def _load(name: str, source: ModelSource) -> Servable:
-    if not source.path.exists():
-        raise ModelMissingError(source.path)
-    model_format = find_format(source.framework) if source.framework else guess(source.path)
-    path = source.path if model_format.wants_folder else model_file(source.path, model_format)
-    instances: list[Predictor] = []
+def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
+    """source.instances of the model; a user's `Model` is one object, however many run in it.
+
+    Raises ModelLoadError; what a framework raised keeps its class and text in the message.
+    """
+    model_format, path = found_format(source)
+    downloaded = source.options.is_downloaded or is_downloaded(path)
+    options = replace(source.options, model_name=name, is_downloaded=downloaded)
+    instances: list[Predictor | Model] = []
     for _ in range(source.instances):
-        loaded = model_format.load(path, source.options)
+        try:
+            loaded = model_format.load(path, options)
+        except ServingError:
+            raise
+        except Exception as err:  # each framework has a family of its own
+            raise ModelLoadError(
+                f"model {name}: {model_format.name} cannot load {path}: {type(err).__name__}: {err}"
+            ) from err
+        if isinstance(loaded, Model):
+            return [loaded]
         if not isinstance(loaded, Predictor):
-            raise ModelLoadError(f"{path}: {type(loaded).__name__} has no predict")
+            raise ModelLoadError(
+                f"model {name}: {path}: {type(loaded).__name__} is neither a headrace.server.Model "
+                "nor has it inputs, outputs and predict"
+            )
         instances.append(loaded)
-    return TensorServable(Executor(name, instances, source.limits, Mode.THREAD), model_format.name)
+    return instances
+
+
+def found_format(source: ModelSource) -> tuple[PredictorFormat, Path]:
+    """The format of source and the file or folder to give it. Raises ModelLoadError."""
+    path = source.path
+    if not path.exists():
+        raise ModelMissingError(path)
+    if path.is_dir() and unfinished(path):
+        raise ModelLoadError(
+            f"{path}: the download into this folder was broken off; "
+            "run headrace pull again, it goes on where it stopped"
+        )
+    model_format = find_format(source.framework) if source.framework else guess(path)
+    return model_format, path if model_format.wants_folder else model_file(path, model_format)
+
+
+def find_name(source: ModelSource) -> str:
+    """The name of source's format."""
+    return source.framework or guess(source.path).name
 
 
 def model_file(path: Path, model_format: PredictorFormat) -> Path:
     """The one model file: path itself, or the only fitting file directly in folder path.
 
-    Raises ModelMissingError, or KServe's RuntimeError sentence as ModelLoadError for several.
+    Raises ModelMissingError, or ModelLoadError with KServe's sentence for several.
     """
     if path.is_file():
         return path
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in model_format.extensions)
+    found = model_files(path, model_format)
     if not found:
         raise ModelMissingError(path)
     if len(found) > 1:
-        names = [str(p) for p in found]
         raise ModelLoadError(
-            f"More than one model file is detected, Only one is allowed within model_dir: {names}"
+            "More than one model file is detected, "
+            f"Only one is allowed within model_dir: {[str(each) for each in found]}"
         )
     return found[0]
 
 
+def model_files(folder: Path, model_format: PredictorFormat) -> list[Path]:
+    """Files directly in folder with an extension of model_format, by name."""
+    return sorted(
+        each
+        for each in folder.iterdir()
+        if each.is_file() and each.suffix.lower() in model_format.extensions
+    )
+
+
 def guess(path: Path) -> PredictorFormat:
-    """The only format that claims path. Raises ModelLoadError for none or several."""
-    formats = [point.load() for point in known_formats().values()]
-    claimed: list[PredictorFormat] = [f for f in formats if f.claims and f.claims(path)]
+    """The only installed format that claims path. Raises ModelLoadError for none or several."""
+    if not path.exists():
+        raise ModelMissingError(path)
+    formats: list[PredictorFormat] = [point.load() for point in known_formats().values()]
+    claimed = [each for each in formats if each.claims is not None and each.claims(path)]
     if len(claimed) == 1:
         return claimed[0]
     if not claimed:
-        raise ModelMissingError(path)
-    names = ", ".join(f.name for f in claimed)
+        known = sorted({suffix for each in formats for suffix in each.extensions})
+        raise ModelMissingError(path, f"known are {', '.join(known)} and folders with an MLmodel")
+    names = ", ".join(sorted(each.name for each in claimed))
     raise ModelLoadError(
         f"{path}: could be {names}; say which with --framework, or as name=format:path"
     )

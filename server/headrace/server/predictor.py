@@ -50,9 +50,6 @@ class LoadOptions:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-Loaded = "Predictor | Model"
-
-
 @dataclass(frozen=True, slots=True)
 class PredictorFormat:
     """name: the manifest's modelFormat. extensions: of its model files, with the dot, lower case.
@@ -67,6 +64,16 @@ class PredictorFormat:
     extensions: tuple[str, ...] = ()
     claims: Callable[[Path], bool] | None = None
     wants_folder: bool = False
+
+
+def claims_by_extension(*extensions: str) -> Callable[[Path], bool]:
+    """A `claims` that goes by name alone: a file, or a folder with such a file in it."""
+
+    def claims(path: Path) -> bool:
+        files = path.iterdir() if path.is_dir() else [path]
+        return any(each.is_file() and each.suffix.lower() in extensions for each in files)
+
+    return claims
 
 
 def known_formats() -> dict[str, EntryPoint]:

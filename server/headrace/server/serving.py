@@ -1,21 +1,25 @@
-"""A running server: loads the start-up models, opens the ports, drains on SIGTERM.
+"""A running server: loads the start-up models, opens the ports, drains, ends.
 
-    Server.start:  models loading ──▶ [listen] ──▶ ready ──▶ SIGTERM ──▶ draining ──▶ stopped
+    start:  models load ─▶ ports open ─▶ ready          (--listen now: the ports first)
+    stop:   not ready ─▶ drain_delay ─▶ ports close ─▶ in flight ends, or grace_period ─▶ models
 
-The shell around everything else: it owns the sockets, the data plane and the control, and knows
-both Tornado and gRPC. One process; workers.py runs several of these.
+The shell around everything else: it owns the data plane and the control, and knows both edges. One
+process; workers.py runs several of these, lifecycle.py says when to stop.
 """
 
+import asyncio
 import logging
+import time
 from dataclasses import dataclass
 
 from headrace.server.control import LocalControl
 from headrace.server.dataplane import DataPlane
+from headrace.server.errors import ServingError
 from headrace.server.grpc.listener import GrpcListener
 from headrace.server.metrics import InferenceMetrics
 from headrace.server.repository import Repository
 from headrace.server.rest.listener import RestListener
-from headrace.server.settings import Settings
+from headrace.server.settings import Listen, Settings
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +50,42 @@ class Server:
         self.ports = Ports(0, None)
 
     async def start(self) -> None:
-        """Load every name of the repository's loader and open the ports."""
+        """Load every name of the repository's loader and open the ports, in the order of --listen.
+
+        Raises what a load raised, unless the ports are open by then: the model answers 503 then,
+        with the reason. Raises OSError where a port cannot be had.
+        """
+        is_open_first = self.settings.listen is Listen.NOW
+        if is_open_first:
+            await self._open()
         for name in self.repository.loader.names():
-            await self.repository.load(name)
+            try:
+                await self.repository.load(name)
+            except ServingError as err:
+                if not is_open_first:
+                    raise
+                log.error("model did not load", extra={"model": name, "error": str(err)})
         self.control.is_started = True
+        if not is_open_first:
+            await self._open()
+
+    async def stop(self, skip_delay: asyncio.Event | None = None) -> None:
+        """The sequence of data-plane contract §8; skip_delay ends the drain delay early."""
+        stopped_s = time.monotonic()
+        self.control.is_draining = True
+        skip = skip_delay or asyncio.Event()
+        try:
+            async with asyncio.timeout(self.settings.drain_delay):
+                await skip.wait()
+        except TimeoutError:
+            pass
+        left_s = max(0.0, self.settings.grace_period - (time.monotonic() - stopped_s))
+        await asyncio.gather(self._rest.stop(left_s), self._grpc.stop(left_s))
+        await self.repository.close()
+
+    async def _open(self) -> None:
         grpc = await self._grpc.start() if self.settings.enable_grpc else None
         self._rest.unix_address = self._grpc.unix_address
         http = await self._rest.start()
         self.ports = Ports(http, grpc)
-
-    async def stop(self) -> None:
-        self.control.is_draining = True
-        await self._rest.stop()
-        await self._grpc.stop()
-        await self.repository.close()
+        log.info("listening", extra={"http_port": http, "grpc_port": grpc})

@@ -18,6 +18,7 @@ import yaml
 PREFIX = "HEADRACE_SERVER_"
 TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
+REPEATED = frozenset({"model"})
 PROTOCOLS = ("v1", "v2", "grpc-v2")
 
 
@@ -81,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ssl_certfile: Annotated[str | None, doc("TLS certificate; env KSERVE_TLS_CERT_FILE")] = None
     ssl_keyfile: Annotated[str | None, doc("TLS key; env KSERVE_TLS_KEY_FILE")] = None
     # Ours: what to load and what it may do
+    model: Annotated[
+        tuple[str, ...], doc("name=path or name=format:path, repeatable; instead of --model_dir")
+    ] = ()
     host: Annotated[str, doc("address to bind; empty: every address")] = ""
     framework: Annotated[str | None, doc("predictor to load with; default: the files say")] = None
     model_repository: Annotated[
@@ -118,6 +122,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = ()
     log_format: Annotated[str, doc("json or text")] = "json"
     log_level: Annotated[str, doc("INFO, DEBUG, …; env KSERVE_LOGLEVEL")] = "INFO"
+    ready_file: Annotated[
+        str | None, doc("written when the ports are open: JSON of pid, http and grpc port")
+    ] = None
     settings_file: Annotated[str | None, doc("YAML or JSON file of these settings")] = None
     # Ours: limits, 0 = none (contract §8)
     max_body_bytes: Annotated[int, doc("request body, also after decompression")] = 1 << 30
@@ -212,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
         extra: dict[str, Any] = {}
         if kind is bool:
             extra = {"nargs": "?", "const": "true"}
+        elif name in REPEATED:
+            extra = {"action": "append"}
         flags.add_argument(*spellings, default=None, help=f"{text} (default: {default})", **extra)
     return flags
 
@@ -242,6 +251,8 @@ def _plain(name: str, value: Any) -> Any:
                 f"--{name} {value!r}: expected one of {', '.join(sorted(TRUE | FALSE))}"
             )
         return word in TRUE
+    if name in REPEATED:
+        return [value]
     if name == "forward_headers":
         return [part.strip().lower() for part in value.split(",") if part.strip()]
     return value

@@ -4,8 +4,16 @@ download.py   the flow   ·   uri.py        what a URI means   ·   remote.py   
 object_stores.py, web.py, hub.py, snapshots.py   the sources   ·   cache.py, archive.py, progress.py
 """
 
-from headrace.server.storage.download import Options, download, unfinished
+from headrace.server.storage.download import Options, download, is_downloaded, unfinished
 from headrace.server.storage.remote import StorageError
 from headrace.server.storage.uri import UnsupportedUri, parse
 
-__all__ = ["Options", "StorageError", "UnsupportedUri", "download", "parse", "unfinished"]
+__all__ = [
+    "Options",
+    "StorageError",
+    "UnsupportedUri",
+    "download",
+    "is_downloaded",
+    "parse",
+    "unfinished",
+]

@@ -1,0 +1,63 @@
+"""One serving process from its first line to its exit code: start, wait for a signal, drain.
+
+The first SIGTERM, SIGINT or SIGQUIT drains (contract §8); the second ends at once.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from headrace.server.errors import ServingError
+from headrace.server.serving import Ports, Server
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+START_FAILED = 1
+
+
+async def serve(server: Server) -> int:
+    """Run server until a signal; the process's exit code."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if asked.is_set():
+            log.warning("second signal: stopping at once", extra={"signal": number})
+            os._exit(128 + number)
+        log.info("stopping", extra={"signal": number})
+        asked.set()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    starting = asyncio.create_task(server.start())
+    waiting = asyncio.create_task(asked.wait())
+    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # told to stop while loading
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await server.repository.close()
+        return 0
+    try:
+        starting.result()
+    except (ServingError, OSError) as err:
+        waiting.cancel()
+        print(f"headrace.server: {err}", file=sys.stderr, flush=True)
+        return START_FAILED
+    if server.settings.ready_file:
+        write_ready_file(Path(server.settings.ready_file), server.ports)
+    await waiting
+    await server.stop()
+    return 0
+
+
+def write_ready_file(path: Path, ports: Ports) -> None:
+    """Tell whoever started us where we listen; the file is there whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    told = {"pid": os.getpid(), "http": ports.http, "grpc": ports.grpc}
+    unfinished.write_text(json.dumps(told))
+    unfinished.replace(path)
