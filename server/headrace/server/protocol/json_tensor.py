@@ -5,11 +5,12 @@ Elements are looked at by C loops only: the set of their types decides which che
 
 import base64
 import binascii
-import sys
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -109,22 +110,17 @@ def _to_booleans(
 def _to_floats(
     elements: list[Any], datatype: Datatype, locate: Callable[[int], str]
 ) -> NDArray[Any]:
-    # bfloat16 knows no None, so it is made from float32.
-    first = np.dtype("f4") if datatype is Datatype.BF16 else NUMPY[datatype]
     try:
-        with np.errstate(over="ignore"):  # looked for below
-            array = np.array(elements, first).astype(NUMPY[datatype], copy=False)
-        lost = np.isinf(array)
-        if lost.any():
-            lost &= ~np.isinf(np.array(elements, np.float64))
-    except OverflowError:  # an integer of more digits than a double has room for
-        lost = np.array(
-            [value is not None and abs(value) > sys.float_info.max for value in elements]
-        )
-    if lost.any():
-        i = int(lost.argmax())
-        raise InvalidInput(f"{locate(i)} is {elements[i]}, out of range for {datatype}")
-    return array
+        if datatype is Datatype.FP64:
+            return np.array(elements, np.float64)
+        with np.errstate(over="raise"):  # at a finite number that becomes an infinity
+            if datatype is Datatype.BF16:  # bfloat16 itself knows no None
+                return np.array(elements, np.float32).astype(NUMPY[datatype])
+            return np.array(elements, NUMPY[datatype])
+    except (FloatingPointError, OverflowError) as err:
+        limit = float(ml_dtypes.finfo(NUMPY[datatype]).max)
+        i = next(i for i, x in enumerate(elements) if x is not None and limit < abs(x) < math.inf)
+        raise InvalidInput(f"{locate(i)} is {elements[i]}, out of range for {datatype}") from err
 
 
 def _to_integers(
