@@ -184,6 +184,23 @@ def entry(datatype: str, shape: list[int], name: str = "x", **contents: Any) -> 
             id="negative dimension, typed",
         ),
         pytest.param(
+            request_message(inputs=[entry("FP32", [2**62] * 1_000_000)]),
+            "contents of input 'x': shape has 1000000 dimensions, the most is 32",
+            id="a million dimensions",
+        ),
+        pytest.param(
+            request_message(
+                inputs=[{**entry("FP32", [0]), "parameters": {str(i): {} for i in range(1001)}}]
+            ),
+            "inputs[0]: 1001 parameters, at most 1000 are read",
+            id="a thousand and one parameters",
+        ),
+        pytest.param(
+            b"\x3a\x00" * 100_001,
+            "the message has more than 100000 fields (tensors and parameters)",
+            id="a hundred thousand and one fields",
+        ),
+        pytest.param(
             request_message(inputs=[entry("BYTES", [1])], raw_input_contents=[b"\x09\0\0\0abc"]),
             "raw_input_contents[0] of input 'x': BYTES element 0 says 9 bytes, but 3 are left",
             id="BYTES cut off",

@@ -149,6 +149,18 @@ def test_a_message_over_the_limit_is_refused(given: dict[str, Any]) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("size", "code"), [(30_000, "OK"), (70_000, "RESOURCE_EXHAUSTED")], ids=["30 kB", "70 kB"]
+)
+def test_request_metadata_goes_up_to_max_header_bytes(size: int, code: str) -> None:
+    async def main() -> None:
+        async with running(served("m", Mirror())) as server, connected(server) as client:
+            call = client.infer_call(MESSAGE, metadata=(("x-long", "a" * size),))
+            assert (await status_of(call))[0] == code
+
+    asyncio.run(main())
+
+
 def test_messages_of_many_megabytes_pass_by_default() -> None:
     """grpcio's own limit is 4 MiB, KServe's 8."""
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from headrace.server.errors import InvalidInput, NoSharedMemory
@@ -169,7 +168,7 @@ def _tensors(
         shape = tuple(entry.shape)
         if raw:
             at = f"raw_{side}_contents[{index}] of {side} '{entry.name}'"
-            yield _aligned(from_raw(entry.name, datatype, shape, raw[index], at))
+            yield from_raw(entry.name, datatype, shape, raw[index], at)
             continue
         at = f"contents of {side} '{entry.name}'"
         if datatype in RAW_ONLY and not entry.HasField("contents") and not check_shape(shape, at):
@@ -190,15 +189,6 @@ def _requested(index: int, entry: Any) -> RequestedOutput:
 
 def _classified(tensor: Tensor, classes: object) -> Tensor:
     return top_classes(tensor, classes) if isinstance(classes, int) else tensor
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """tensor itself, or a copy where the view starts at an address its elements cannot have."""
-    if tensor.array.flags.aligned:
-        return tensor
-    array = np.array(tensor.array)
-    array.flags.writeable = False
-    return Tensor(tensor.name, array, tensor.datatype)
 
 
 def _encode(

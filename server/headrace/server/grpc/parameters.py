@@ -10,12 +10,18 @@ from headrace.server.errors import InvalidInput
 from headrace.server.request import NO_PARAMETERS, Parameters, ParameterValue
 
 FINAL_RESPONSE = "triton_final_response"
+MAX_PARAMETERS = 1000  # of one request or tensor: they are read one by one, on the loop
 
 
 def from_message(fields: Any, at: str) -> Parameters:
-    """The values of a map<string, InferParameter>. Raises InvalidInput for one without a value."""
+    """The values of a map<string, InferParameter>.
+
+    Raises InvalidInput for one without a value, or more than MAX_PARAMETERS.
+    """
     if not fields:
         return NO_PARAMETERS
+    if len(fields) > MAX_PARAMETERS:
+        raise InvalidInput(f"{at}: {len(fields)} parameters, at most {MAX_PARAMETERS} are read")
     values: dict[str, ParameterValue] = {}
     for key, parameter in fields.items():
         kind = parameter.WhichOneof("parameter_choice")

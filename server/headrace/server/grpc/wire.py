@@ -7,9 +7,11 @@ ones are cut out as views before the rest is parsed, and joined to the rest when
 
 from collections.abc import Sequence
 
+from headrace.server.errors import InvalidInput
 from headrace.server.tensor import Buffer
 
 LENGTH_DELIMITED = 2
+MAX_FIELDS = 100_000  # a 1 GiB message could have 500 million, which would hold up the loop
 _SKIP = {1: 8, 5: 4}  # bytes of the fixed-width wire types
 
 
@@ -17,6 +19,7 @@ def split_field(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     """message without its top-level fields of number, and views of their contents, in order.
 
     What is not well-formed is returned whole, with no views: parsing it says what is wrong.
+    Raises InvalidInput for more than MAX_FIELDS top-level fields.
     """
     tag = number << 3 | LENGTH_DELIMITED
     view = memoryview(message)
@@ -27,6 +30,10 @@ def split_field(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     try:
         while offset < size:
             start = offset
+            if len(kept) + len(cut) == MAX_FIELDS:
+                raise InvalidInput(
+                    f"the message has more than {MAX_FIELDS} fields (tensors and parameters)"
+                )
             key, offset = _varint(message, offset)
             kind = key & 7
             if kind == LENGTH_DELIMITED:
