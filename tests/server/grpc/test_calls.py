@@ -217,7 +217,7 @@ def test_bytes_that_are_no_message_are_the_callers_mistake() -> None:
         async with running(served("m", Double())) as server, connected(server) as client:
             assert await status_of(client.infer_call(b"\xff\xff")) == (
                 "INVALID_ARGUMENT",
-                "2 bytes are not a inference.ModelInferRequest message",
+                "2 bytes are not a valid inference.ModelInferRequest",
             )
 
     asyncio.run(main())

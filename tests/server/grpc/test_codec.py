@@ -280,7 +280,7 @@ def entry(datatype: str, shape: list[int], name: str = "x", **contents: Any) -> 
             id="no classes",
         ),
         pytest.param(
-            b"\xff\xff", "2 bytes are not a inference.ModelInferRequest message", id="no message"
+            b"\xff\xff", "2 bytes are not a valid inference.ModelInferRequest", id="no message"
         ),
     ],
 )

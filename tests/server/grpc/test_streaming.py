@@ -89,7 +89,7 @@ def told(message: Any) -> tuple[str, bool, Any]:
         ),
         pytest.param(
             [b"\xff"],
-            [("", True, "1 bytes are not a inference.ModelInferRequest message")],
+            [("", True, "1 bytes are not a valid inference.ModelInferRequest")],
             id="bytes that are no message",
         ),
     ],

@@ -34,7 +34,7 @@ def parse(kind: Any, message: bytes) -> Any:
         return kind.FromString(message)
     except DecodeError as err:
         raise InvalidInput(
-            f"{len(message)} bytes are not a {kind.DESCRIPTOR.full_name} message"
+            f"{len(message)} bytes are not a valid {kind.DESCRIPTOR.full_name}"
         ) from err
 
 
