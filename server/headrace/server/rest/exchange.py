@@ -77,7 +77,9 @@ class Exchange(httputil.HTTPMessageDelegate):
         self.start_line = start_line
         self._headers = {name.lower(): value for name, value in headers.get_all()}
         self._refusal = bad_host(start_line.version, headers)
-        if self._refusal is None:
+        if self._refusal is not None:
+            self._refusal.closes = True
+        else:
             found = self._owner.routes.find(start_line.method, path_of(start_line.path))
             if isinstance(found, Match):
                 self._match = found
@@ -133,9 +135,12 @@ class Exchange(httputil.HTTPMessageDelegate):
         call.context = Context(self._headers, body_bytes=self._size)
         call.context.started_ns = self.started_ns
         answer = Answer()
+        request_id = self._headers.get("x-request-id", "")
         try:
             answer = self._refusal or await self._answer(call)
-            await self._send(answer, call)
+            if request_id.isprintable() and request_id:
+                answer.headers.setdefault("x-request-id", request_id)
+            await self._send(answer)
         except StreamClosedError:
             pass  # the client has gone
         except asyncio.CancelledError:
@@ -200,10 +205,7 @@ class Exchange(httputil.HTTPMessageDelegate):
         answer.headers["Content-Encoding"] = coding
         answer.headers["Vary"] = "Accept-Encoding"
 
-    async def _send(self, answer: Answer, call: Call) -> None:
-        request_id = call.headers.get("x-request-id")
-        if request_id is not None and request_id.isprintable():
-            answer.headers.setdefault("x-request-id", request_id)
+    async def _send(self, answer: Answer) -> None:
         if answer.stream is not None:
             await self._write_stream(answer, answer.stream)
             return

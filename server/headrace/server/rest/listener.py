@@ -22,6 +22,7 @@ from headrace.server.settings import Settings
 
 CHUNK_BYTES = 1 << 18
 UNLIMITED = 1 << 62
+FLUSH_S = 2.0  # longest a client may take to read its last answer once we stop
 
 # Tornado tells of each message it cannot parse; the client is told instead, and probes are many.
 logging.getLogger("tornado.general").setLevel(logging.WARNING)
@@ -41,6 +42,8 @@ class RestListener:
         self._splice = Splice()
         self._servers: list[asyncio.Server] = []
         self._streams: set[HttpStream] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
         self._params = HTTP1ConnectionParameters(
             chunk_size=CHUNK_BYTES, max_header_size=UNLIMITED, max_body_size=UNLIMITED
         )
@@ -85,15 +88,22 @@ class RestListener:
         for stream in list(self._streams):
             stream.close_if_idle()
         await self.application.drained(self.settings.grace_period if grace_s is None else grace_s)
-        for stream in list(self._streams):
-            stream.close()
         self._splice.close()
-        await asyncio.sleep(0)  # the loops of closed connections end
+        for stream in list(self._streams):
+            stream.end()
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await self._none_open.wait()
+        except TimeoutError:
+            for stream in list(self._streams):
+                stream.abort()
+            await self._none_open.wait()
 
     # StreamOwner
 
     def opened(self, stream: HttpStream) -> None:
         self._streams.add(stream)
+        self._none_open.clear()
 
     def serve_http1(self, stream: HttpStream) -> None:
         self.application.serve(stream, self._params)
@@ -103,6 +113,8 @@ class RestListener:
 
     def closed(self, stream: HttpStream) -> None:
         self._streams.discard(stream)
+        if not self._streams:
+            self._none_open.set()
 
 
 def bind(settings: Settings) -> list[socket.socket]:

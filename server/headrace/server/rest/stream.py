@@ -116,6 +116,8 @@ class HttpStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
+        self._cancel_timer()
+        self._owner.closed(self)
 
     def pause_writing(self) -> None:
         if self._drained is None:
@@ -148,12 +150,11 @@ class HttpStream(asyncio.Protocol):
         self.refuse(self._slow_head())
 
     def _lost(self) -> None:
-        self._cancel_timer()
         if not self._is_closed:
+            self._cancel_timer()
             self._is_closed = True
             if self.transport is not None:
                 self.transport.close()
-        self._owner.closed(self)
         self._wake()
         self.resume_writing()
         callback, self._on_close = self._on_close, None
@@ -243,6 +244,13 @@ class HttpStream(asyncio.Protocol):
         """Close a connection that waits for its next request."""
         if self._is_idle and not self._buffer:
             self.close()
+
+    def end(self) -> None:
+        """Close, and wait for no client."""
+        self._lingers = False
+        self.close()
+        if self.transport is not None:
+            self.transport.close()
 
     def abort(self) -> None:
         """End the connection now, so that a half-sent body cannot look whole."""
