@@ -1,17 +1,14 @@
 """`python -m headrace.server`: what a KServe runtime manifest starts (contract §6.3)."""
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from headrace.server import settings as settings_module
-from headrace.server import start_up
+from headrace.server import start_up, workers
 from headrace.server.errors import ModelLoadError
-from headrace.server.lifecycle import serve
 from headrace.server.repository import Repository
-from headrace.server.serving import Server
 from headrace.server.settings import Settings, SettingsError
 
 EXAMPLE = """example:
@@ -31,13 +28,13 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     ).parse_known_args(argv)
     try:
         settings, unknown = Settings.from_sources(argv, env)
-        loader = start_up.loader(settings, env)
+        start_up.loader(settings, env)  # a malformed --model is told here, before any fork
     except (SettingsError, ModelLoadError) as err:
         print(f"headrace.server: {err}", file=sys.stderr)
         return 2
     if unknown:  # KServe's servers ignore them too, and runtimes rely on that
         print(f"headrace.server: ignored: {' '.join(unknown)}", file=sys.stderr)
-    return asyncio.run(serve(Server(settings, Repository(loader))))
+    return workers.run(settings, lambda each: Repository(start_up.loader(each, env)))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from headrace.server.errors import InvalidInput, ModelNotFound
+from headrace.server.metrics import exposition
 from headrace.server.repository import IndexEntry, Repository
 from headrace.server.settings import ReadyPolicy
 
@@ -99,8 +99,7 @@ class LocalControl:
         return [self.repository.find(name, each).statistics.to_json() for each in versions]
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return exposition(self.registry, accept)
 
     async def log_settings(self, changes: Mapping[str, Any] | None) -> dict[str, Any]:
         """Levels of the root logger under Triton's names; what cannot be changed is ignored."""

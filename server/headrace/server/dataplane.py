@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.server import checks
 from headrace.server.errors import (
@@ -26,6 +26,8 @@ from headrace.server.metrics import InferenceMetrics
 from headrace.server.repository import Repository, ServedModel
 from headrace.server.request import Context, Request, Response
 from headrace.server.statistics import FailureReason
+
+Item = TypeVar("Item")
 
 
 class DataPlane:
@@ -56,7 +58,9 @@ class DataPlane:
             answer = await model.servable.infer(request, context)
             if not isinstance(answer, Response):
                 counted.is_stream = True
-                return self._stream(model, request, answer, context)
+                answers = (self._finished(model, request, each) async for each in answer)
+                rows = checks.row_count(request.inputs)
+                return self._stream(model, rows, answers, context)
             counted.rows = checks.row_count(request.inputs)
             return self._finished(model, request, answer)
 
@@ -77,11 +81,14 @@ class DataPlane:
         with self._counted(model, context) as counted:
             result = await model.servable.predict(payload, context)
             counted.rows = checks.v1_row_count(payload)
+            if hasattr(result, "__aiter__"):
+                counted.is_stream = True
+                return self._stream(model, counted.rows, result, context)
             return result
 
     async def explain(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:explain`."""
-        with self._counted(model, context) as counted:
+        with self._counted(model, context, is_explain=True) as counted:
             result = await model.servable.explain(payload, context)
             counted.rows = checks.v1_row_count(payload)
             return result
@@ -95,7 +102,9 @@ class DataPlane:
         return response
 
     @contextmanager
-    def _counted(self, model: ServedModel, context: Context) -> Iterator["_Count"]:
+    def _counted(
+        self, model: ServedModel, context: Context, is_explain: bool = False
+    ) -> Iterator["_Count"]:
         """Counts one request's end, good or bad; a stream is counted where it ends instead."""
         count = _Count()
         model.enter()
@@ -109,23 +118,24 @@ class DataPlane:
                 self._succeeded(model, context, count.rows)
         finally:
             model.leave()
+            self.metrics.observe(model.name, context, count.rows, is_explain)
 
     async def _stream(
         self,
         model: ServedModel,
-        request: Request,
-        answers: AsyncIterator[Response],
+        rows: int,
+        answers: AsyncIterator[Item],
         context: Context,
-    ) -> AsyncIterator[Response]:
+    ) -> AsyncIterator[Item]:
         model.enter()
         try:
             async for answer in answers:
-                yield self._finished(model, request, answer)
+                yield answer
         except BaseException as err:  # GeneratorExit included: the caller hung up
             self._failed(model, context, err)
             raise
         else:
-            self._succeeded(model, context, checks.row_count(request.inputs))
+            self._succeeded(model, context, rows)
         finally:
             model.leave()
             close = getattr(answers, "aclose", None)
@@ -135,7 +145,6 @@ class DataPlane:
     def _succeeded(self, model: ServedModel, context: Context, rows: int) -> None:
         elapsed_ns = time.perf_counter_ns() - context.started_ns
         model.statistics.succeeded(rows, elapsed_ns, context.stages)
-        self.metrics.observe(model, rows, context)
 
     def _failed(self, model: ServedModel, context: Context, error: BaseException) -> None:
         elapsed_ns = time.perf_counter_ns() - context.started_ns

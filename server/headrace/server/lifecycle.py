@@ -9,10 +9,15 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import uvloop
 
 from headrace.server.errors import ServingError
 from headrace.server.serving import Ports, Server
+from headrace.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +25,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 START_FAILED = 1
 
 
-async def serve(server: Server) -> int:
-    """Run server until a signal; the process's exit code."""
+def new_loop(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The event loop of --event-loop; auto is uvloop."""
+    return asyncio.new_event_loop if settings.event_loop == "asyncio" else uvloop.new_event_loop
+
+
+async def serve(
+    server: Server,
+    start_up: Mapping[str, Mapping[str, Any]] | None = None,
+    on_listening: Callable[[Ports], None] | None = None,
+) -> int:
+    """Run server until a signal; the process's exit code.
+
+    start_up: as `Server.start`. on_listening: told the ports; without it the ready file is.
+    """
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
@@ -34,7 +51,7 @@ async def serve(server: Server) -> int:
 
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
-    starting = asyncio.create_task(server.start())
+    starting = asyncio.create_task(server.start(start_up))
     waiting = asyncio.create_task(asked.wait())
     await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():  # told to stop while loading
@@ -48,7 +65,9 @@ async def serve(server: Server) -> int:
         waiting.cancel()
         print(f"headrace.server: {err}", file=sys.stderr, flush=True)
         return START_FAILED
-    if server.settings.ready_file:
+    if on_listening is not None:
+        on_listening(server.ports)
+    elif server.settings.ready_file:
         write_ready_file(Path(server.settings.ready_file), server.ports)
     await waiting
     await server.stop()

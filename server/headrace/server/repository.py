@@ -79,6 +79,15 @@ class IndexEntry:
         return {key: value for key, value in row.items() if value}
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Loaded, not visible yet; lock is the name's, held."""
+
+    name: str
+    models: tuple[ServedModel, ...]
+    lock: asyncio.Lock
+
+
 class Loader(Protocol):
     """Where models come from: the command line, a folder, or a user's own repository."""
 
@@ -179,43 +188,69 @@ class Repository:
 
         Raises ModelNotFound, or ModelLoadError; what was serving before goes on serving then.
         """
-        self._check_known(name)  # before the lock: names are the client's, locks are kept
-        async with self._lock(name):
-            was = self._models.get(name)
-            if not was:
-                self._states[name] = (State.LOADING, "")
+        self.commit(await self.prepare(name, parameters))
+
+    async def prepare(self, name: str, parameters: Mapping[str, Any] | None = None) -> Prepared:
+        """The first half of a load: all but being visible. `commit` or `abort` it.
+
+        The name's lock is held in between, so that loads of one name stay in order.
+        """
+        self.check_known(name)  # before the lock: names are the client's, locks are kept
+        lock = self._lock(name)
+        await lock.acquire()
+        try:
+            is_new = not self._models.get(name)
+            if is_new:
+                self._set_state(name, State.LOADING)
             try:
                 models = await self.loader.load(name, parameters or {})
             except BaseException as err:
-                if not was:
-                    self._states[name] = (State.UNAVAILABLE, str(err) or type(err).__name__)
-                    self.changes.notify()
+                if is_new:
+                    self._set_state(name, State.UNAVAILABLE, str(err) or type(err).__name__)
                 raise
-            self._states.pop(name, None)
-            fresh = {model.version: model for model in models}
-            for version, model in fresh.items():
-                if was and version in was:
-                    model.statistics = was[version].statistics
-            self._models[name] = fresh
-            self.changes.notify()
-            self._retire([] if was is None else list(was.values()))
+        except BaseException:
+            lock.release()
+            raise
+        return Prepared(name, tuple(models), lock)
+
+    def commit(self, prepared: Prepared) -> None:
+        """Serve what was prepared; what served before drains and stops."""
+        name, was = prepared.name, self._models.get(prepared.name)
+        fresh = {model.version: model for model in prepared.models}
+        for version, model in fresh.items():
+            if was and version in was:
+                model.statistics = was[version].statistics
+        self._models[name] = fresh
+        self._states.pop(name, None)
+        self.changes.notify()
+        self._retire([] if was is None else list(was.values()))
+        prepared.lock.release()
+
+    async def abort(self, prepared: Prepared) -> None:
+        """Forget what was prepared; what serves goes on."""
+        try:
+            if not self._models.get(prepared.name):
+                self._set_state(prepared.name, State.UNAVAILABLE, "another worker could not load")
+            for model in prepared.models:
+                await model.servable.stop()
+        finally:
+            prepared.lock.release()
 
     async def unload(self, name: str) -> None:
         """Stop serving name. Returns when it is no longer visible; what runs may finish.
 
         Raises ModelNotFound for a name neither loaded nor present.
         """
-        self._check_known(name)
+        self.check_known(name)
         async with self._lock(name):
             versions = self._models.pop(name, None)
             if versions is None:
                 return
-            self._states[name] = (State.UNLOADING, UNLOADED)
-            self.changes.notify()
+            self._set_state(name, State.UNLOADING, UNLOADED)
             try:
                 await self._drain(list(versions.values()))
             finally:
-                self._states[name] = (State.UNAVAILABLE, UNLOADED)
+                self._set_state(name, State.UNAVAILABLE, UNLOADED)
 
     async def close(self) -> None:
         """Stop every model, the retiring ones too."""
@@ -227,10 +262,15 @@ class Repository:
         for model in models:
             await model.servable.stop()
 
-    def _check_known(self, name: str) -> None:
+    def check_known(self, name: str) -> None:
+        """Raises ModelNotFound for a name neither loaded nor present."""
         known = name in self._models or name in self._states or name in self.loader.names()
         if not known:
             raise ModelNotFound(name)
+
+    def _set_state(self, name: str, state: State, reason: str = "") -> None:
+        self._states[name] = (state, reason)
+        self.changes.notify()
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

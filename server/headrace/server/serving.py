@@ -10,13 +10,15 @@ process; workers.py runs several of these, lifecycle.py says when to stop.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from headrace.server.control import LocalControl
+from headrace.server.control import Control, LocalControl
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import ServingError
 from headrace.server.grpc.listener import GrpcListener
-from headrace.server.metrics import InferenceMetrics
+from headrace.server.metrics import InferenceMetrics, ModelCollector
 from headrace.server.repository import Repository
 from headrace.server.rest.listener import RestListener
 from headrace.server.settings import Listen, Settings
@@ -44,23 +46,32 @@ class Server:
         self.settings = settings
         self.repository = repository
         self.plane = DataPlane(repository, metrics or InferenceMetrics())
-        self.control = LocalControl(repository, settings.ready_policy, self.plane.metrics.registry)
-        self._rest = RestListener(self.plane, self.control, settings)
-        self._grpc = GrpcListener(self.plane, self.control, settings)
+        registry = self.plane.metrics.registry
+        registry.register(ModelCollector(repository, settings.metrics_triton))
+        self.control = LocalControl(repository, settings.ready_policy, registry)
         self.ports = Ports(0, None)
+        self.use_control(self.control)
 
-    async def start(self) -> None:
-        """Load every name of the repository's loader and open the ports, in the order of --listen.
+    def use_control(self, control: Control) -> None:
+        """Let operator calls go through control; before start. Without: this process alone."""
+        self._rest = RestListener(self.plane, control, self.settings)
+        self._grpc = GrpcListener(self.plane, control, self.settings)
 
+    async def start(self, start_up: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Load the start-up models and open the ports, in the order of --listen.
+
+        start_up: names with load parameters; None: every name of the repository's loader.
         Raises what a load raised, unless the ports are open by then: the model answers 503 then,
         with the reason. Raises OSError where a port cannot be had.
         """
         is_open_first = self.settings.listen is Listen.NOW
         if is_open_first:
             await self._open()
-        for name in self.repository.loader.names():
+        if start_up is None:
+            start_up = {name: {} for name in self.repository.loader.names()}
+        for name, parameters in start_up.items():
             try:
-                await self.repository.load(name)
+                await self.repository.load(name, parameters)
             except ServingError as err:
                 if not is_open_first:
                     raise

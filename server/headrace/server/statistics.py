@@ -5,6 +5,7 @@ protobuf are made from `ModelStatistics.to_json`, metrics from the same fields.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -39,6 +40,7 @@ class BatchStatistics:
     compute_output: Duration = field(default_factory=Duration)
 
 
+LAST = "last_inference"
 STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -85,12 +87,12 @@ class ModelStatistics:
         self.failures[reason.value] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """Triton's object; `headrace_failures` beside it feeds the metric's reason label."""
+        """Triton's object."""
         none = {"count": 0, "ns": 0}
         return {
             "name": self.name,
             "version": self.version,
-            "last_inference": self.last_inference_ms,
+            LAST: self.last_inference_ms,
             "inference_count": self.inference_count,
             "execution_count": self.execution_count,
             "inference_stats": {
@@ -114,3 +116,40 @@ class ModelStatistics:
             if self.memory_bytes
             else [],
         }
+
+
+def merge(workers: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The `to_json` rows of several workers as one row per model version: figures add up."""
+    merged: dict[tuple[str, str], dict[str, Any]] = {}
+    for rows in workers:
+        for row in rows:
+            key = (row["name"], row["version"])
+            merged[key] = _added(merged[key], row) if key in merged else dict(row)
+    return list(merged.values())
+
+
+def _added(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    both: dict[str, Any] = {**one, LAST: max(one[LAST], other[LAST])}
+    for key in ("inference_count", "execution_count"):
+        both[key] = one[key] + other[key]
+    both["inference_stats"] = _durations(one["inference_stats"], other["inference_stats"])
+    sizes: dict[int, dict[str, Any]] = {}
+    for batch in [*one["batch_stats"], *other["batch_stats"]]:
+        size = batch["batch_size"]
+        figures = {key: value for key, value in batch.items() if key != "batch_size"}
+        sizes[size] = _durations(sizes[size], figures) if size in sizes else figures
+    both["batch_stats"] = [{"batch_size": size, **sizes[size]} for size in sorted(sizes)]
+    used: dict[tuple[str, int], int] = {}
+    for entry in [*one["memory_usage"], *other["memory_usage"]]:
+        place = (entry["type"], entry["id"])
+        used[place] = used.get(place, 0) + entry["byte_size"]
+    both["memory_usage"] = [
+        {"type": kind, "id": number, "byte_size": size} for (kind, number), size in used.items()
+    ]
+    return both
+
+
+def _durations(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: {part: one[key][part] + other[key][part] for part in ("count", "ns")} for key in one
+    }

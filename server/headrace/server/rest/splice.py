@@ -6,6 +6,7 @@ half ends it on the other; a side that does not keep up stops the other from bei
 
 import asyncio
 import logging
+from typing import cast
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,8 @@ class _End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._open.add(transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._open.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
@@ -88,8 +88,7 @@ class HttpStream(asyncio.Protocol):
     # The transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         self.peer = transport.get_extra_info("peername")
         self._owner.opened(self)
         if self._sniffs:
