@@ -34,7 +34,7 @@ def routes(plane: DataPlane, control: Control, settings: Settings) -> list[Route
         *RepositoryCalls(control, settings).routes(),
         *Operator(plane, control).routes(),
     ]
-    return table + Documents(settings).routes()
+    return table + Documents(table, settings).routes()
 
 
 class Application(httputil.HTTPServerConnectionDelegate):
