@@ -11,9 +11,7 @@ no command line. What the constructor is told wins over all of them.
 """
 
 import argparse
-import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -123,7 +121,12 @@ class ModelServer:
             self.register_model(model)
             if is_overridden(model.start):  # the default would call a model ready that is not
                 model.start()
-        asyncio.run(self._serve())
+        # not at the top: Tornado and gRPC come with it
+        from headrace.server import workers
+
+        code = workers.run(self.settings, self._repository, self._started)
+        if code:
+            raise SystemExit(code)
 
     async def stop(self, sig: int | None = None) -> None:
         """Drain and end the running server, as the signal sig would."""
@@ -136,20 +139,12 @@ class ModelServer:
             raise ValueError("Failed to register model, model.name must be provided.")
         self.registered_models.update(model, name)
 
-    async def _serve(self) -> None:
-        # not at the top: Tornado and gRPC come with it
-        from headrace.server.serving import Server
+    def _repository(self, settings: Settings) -> Repository:
+        limits = QueueLimits(settings.max_queue_requests, settings.max_queue_bytes)
+        return Repository(RepositoryLoader(self.registered_models, limits))
 
-        limits = QueueLimits(self.settings.max_queue_requests, self.settings.max_queue_bytes)
-        loader = RepositoryLoader(self.registered_models, limits)
-        self._server = Server(self.settings, Repository(loader))
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            loop.add_signal_handler(number, ended.set)
-        await self._server.start()
-        await ended.wait()
-        await self._server.stop()
+    def _started(self, server: Any) -> None:
+        self._server = server
 
 
 def to_predictor_config(settings: Settings) -> PredictorConfig | None:

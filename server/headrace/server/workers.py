@@ -335,6 +335,14 @@ class Parent:
         self._selector.modify(worker.socket, wanted, worker)
 
 
+async def _serve_alone(
+    settings: Settings, make_repository: MakeRepository, on_server: Callable[[Server], None]
+) -> int:
+    server = Server(settings, make_repository(settings))
+    on_server(server)
+    return await serve(server)
+
+
 def worker_main(settings: Settings, make_repository: MakeRepository, channel: socket.socket) -> int:
     """A worker from its fork to its exit code."""
     with asyncio.Runner(loop_factory=new_loop(settings)) as runner:
@@ -400,11 +408,19 @@ def reserved(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     return msgspec.structs.replace(settings, **changes), held
 
 
-def run(settings: Settings, make_repository: MakeRepository) -> int:
-    """Serve in as many processes as settings say, until a signal; the exit code."""
+def run(
+    settings: Settings,
+    make_repository: MakeRepository,
+    on_server: Callable[[Server], None] = lambda server: None,
+) -> int:
+    """Serve in as many processes as settings say, until a signal; the exit code.
+
+    make_repository: called in each serving process. on_server: told the server of this process,
+    where it is the only one.
+    """
     if settings.workers <= 1:
         with asyncio.Runner(loop_factory=new_loop(settings)) as runner:
-            return runner.run(serve(Server(settings, make_repository(settings))))
+            return runner.run(_serve_alone(settings, make_repository, on_server))
     settings, held = reserved(settings)
     try:
         return Parent(settings, make_repository).run()
