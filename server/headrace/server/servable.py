@@ -8,6 +8,7 @@ free: what is synchronous goes through the model's `Executor`.
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from headrace.server import checks
 from headrace.server.errors import Unsupported
 from headrace.server.execution import Executor
 from headrace.server.predictor import Predictor
@@ -72,6 +73,8 @@ class TensorServable:
 
     async def predict(self, payload: Any, context: Context) -> Any:
         inputs = v1_tensors.to_tensors(payload, self.inputs)
+        if checks.row_count(inputs) == 0:  # legal (contract §1.2), but frameworks refuse it
+            return {"predictions": []}
         outputs = await self._predict(inputs, context)
         return v1_tensors.to_predictions(outputs)
 

@@ -1,5 +1,7 @@
 """V1 rows to tensors and back: every body of the contract's §1.2, declared and undeclared."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from headrace.server.errors import InvalidInput
 from headrace.server.protocol.json_text import dumps
 from headrace.server.protocol.v1_tensors import to_predictions, to_tensors
+from headrace.server.request import Context
 from headrace.server.tensor import Datatype, Tensor, TensorSpec, bytes_array
+from tests.serving import served
 
 FP32 = TensorSpec("x", Datatype.FP32, (-1, 2))
 TEXT = TensorSpec("t", Datatype.BYTES, (-1,))
@@ -279,3 +283,19 @@ def test_rows_that_do_not_fit(declared: list[TensorSpec], payload: Any, sentence
 )
 def test_predictions(outputs: list[Tensor], predictions: Any) -> None:
     assert orjson.loads(dumps(to_predictions(outputs))) == {"predictions": predictions}
+
+
+class Fussy:
+    """A predictor that, like most frameworks, cannot predict nothing."""
+
+    inputs: Sequence[TensorSpec] = (FP32,)
+    outputs: Sequence[TensorSpec] = ()
+
+    def predict(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        raise ValueError("Found array with 0 sample(s)")
+
+
+def test_no_rows_are_answered_with_no_predictions_and_reach_no_predictor() -> None:
+    servable = served("m", Fussy()).servable
+    answer = asyncio.run(servable.predict({"instances": []}, Context()))
+    assert answer == {"predictions": []}
