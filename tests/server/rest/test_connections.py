@@ -204,3 +204,28 @@ def test_a_grpc_client_on_the_http_port() -> None:
             return answer
 
     assert asyncio.run(run()) == b"\x08\x01"  # live = 1: true
+
+
+def test_a_grpc_call_on_the_http_port_ends_in_peace() -> None:
+    """Both edges stop together; the call that runs has the grace period."""
+
+    async def run() -> None:
+        waiting = Waiting()
+        async with (
+            running(model(waiting)) as server,
+            grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.http}") as channel,
+        ):
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(
+                b"\x0a\x07waiting", timeout=10
+            )
+            asked = asyncio.ensure_future(call)
+            await waiting.entered.wait()
+            stopped = asyncio.gather(server._rest.stop(5.0), server._grpc.stop(5.0))
+            await until(lambda: server._rest._servers == [])
+            waiting.go.set()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asked
+            await stopped
+        assert caught.value.code() is not grpc.StatusCode.UNAVAILABLE  # the model's own error
+
+    asyncio.run(run())

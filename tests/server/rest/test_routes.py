@@ -223,7 +223,7 @@ def test_method_not_allowed(method: str, path: str, allow: str) -> None:
     assert (reply.status, reply.error, reply.header("allow")) == (405, "Method Not Allowed", allow)
 
 
-@pytest.mark.parametrize("path", ["/", "/v2/models/m", "/v1/models/zz", "/metrics", "/nope"])
+@pytest.mark.parametrize("path", ["/", "/v2/models/m", "/v1/models/zz", "/openapi.json", "/nope"])
 def test_head_answers_like_get_without_a_body(path: str) -> None:
     async def run() -> tuple[Reply, bytes]:
         async with running(*usual(), enable_grpc=False) as server:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.server.rest.client import parse, request
 from tests.server.rest.models import usual
@@ -20,7 +21,7 @@ def test_tls(tmp_path: Path) -> None:
     )
 
     async def run() -> bytes:
-        files = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+        files: dict[str, Any] = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
         async with running(*usual(), enable_grpc=False, **files) as server:
             context = ssl.create_default_context(cafile=certificate)
             reader, writer = await asyncio.open_connection(

@@ -80,15 +80,18 @@ class RestListener:
     async def stop(self, grace_s: float | None = None) -> None:
         """Close the port, let what is in flight end for grace_s, then cancel it with 503.
 
-        grace_s None: the settings' grace period. Idempotent.
+        grace_s None: the settings' grace period. HTTP/2 connections have as long; the gRPC server,
+        stopping beside, ends them. Idempotent.
         """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + (self.settings.grace_period if grace_s is None else grace_s)
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
         for stream in list(self._streams):
             stream.close_if_idle()
-        await self.application.drained(self.settings.grace_period if grace_s is None else grace_s)
-        self._splice.close()
+        await self.application.drained(max(0.0, deadline_s - loop.time()))
+        await self._splice.stop(max(0.0, deadline_s - loop.time()))
         for stream in list(self._streams):
             stream.end()
         try:

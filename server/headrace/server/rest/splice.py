@@ -19,6 +19,7 @@ class Splice:
     def __init__(self) -> None:
         self.address: str | None = None  # None: no gRPC here
         self._open: set[asyncio.Transport] = set()
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, client: asyncio.Transport, received: bytes) -> None:
@@ -26,7 +27,7 @@ class Splice:
         if self.address is None:
             client.close()
             return
-        end = _End(self._open)
+        end = _End(self._open, self._changed)
         end.connection_made(client)
         client.set_protocol(end)
         client.pause_reading()
@@ -38,7 +39,9 @@ class Splice:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_S):
-                _, server = await loop.create_unix_connection(lambda: _End(self._open), address)
+                _, server = await loop.create_unix_connection(
+                    lambda: _End(self._open, self._changed), address
+                )
         except (OSError, TimeoutError):
             log.warning("gRPC socket does not answer", extra={"address": address})
             client.close()
@@ -50,21 +53,29 @@ class Splice:
         server.write(received)
         client.resume()
 
-    def close(self) -> None:
-        """Cut every connection."""
-        for task in self._tasks:
-            task.cancel()
-        for transport in list(self._open):
-            transport.abort()
+    async def stop(self, grace_s: float) -> None:
+        """Wait for what is open, which ends as the gRPC server stops; cut it after grace_s."""
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._open:
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError:
+            for task in self._tasks:
+                task.cancel()
+            for transport in list(self._open):
+                transport.abort()
 
 
 class _End(asyncio.Protocol):
     """One side of a spliced connection."""
 
-    def __init__(self, open_transports: set[asyncio.Transport]) -> None:
+    def __init__(self, open_transports: set[asyncio.Transport], changed: asyncio.Event) -> None:
         self.other: _End | None = None
         self.is_lost = False
+        self._has_ended = False
         self._open = open_transports
+        self._changed = changed
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,14 +87,20 @@ class _End(asyncio.Protocol):
             self.other.write(data)
 
     def eof_received(self) -> bool:
-        if self.other is None:
+        """True keeps this side open for what the other still sends."""
+        self._has_ended = True
+        if self.other is None or not self.other.write_eof():
             return False
-        return self.other.write_eof()
+        if self.other._has_ended:
+            self.other.close()
+            return False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         if self._transport is not None:
             self._open.discard(self._transport)
+        self._changed.set()
         if self.other is not None:
             self.other.close()
 
