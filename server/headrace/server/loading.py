@@ -185,9 +185,15 @@ def guess(path: Path) -> PredictorFormat:
     if len(claimed) == 1:
         return claimed[0]
     if not claimed:
-        known = sorted({suffix for each in formats for suffix in each.extensions})
-        raise ModelMissingError(path, f"known are {', '.join(known)} and folders with an MLmodel")
+        known = ", ".join(sorted(known_extensions()))
+        raise ModelMissingError(path, f"known are {known} and folders with an MLmodel")
     names = ", ".join(sorted(each.name for each in claimed))
     raise ModelLoadError(
         f"{path}: could be {names}; say which with --framework, or as name=format:path"
     )
+
+
+def known_extensions() -> frozenset[str]:
+    """Extensions of model files of every installed format, with the dot."""
+    formats: list[PredictorFormat] = [point.load() for point in known_formats().values()]
+    return frozenset(suffix for each in formats for suffix in each.extensions)

@@ -4,9 +4,11 @@ One model of --model_dir, several of --model, or a folder of --model_repository.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from headrace.server.execution import QueueLimits
+from headrace.server.folders import FolderLoader, scan
 from headrace.server.loading import ModelSource, NamedPath, SourceLoader, parse_source
 from headrace.server.predictor import LoadOptions
 from headrace.server.repository import Loader
@@ -15,24 +17,27 @@ from headrace.server.settings import TRUE, Settings, cpu_count
 
 def loader(settings: Settings, env: Mapping[str, str]) -> Loader:
     """The loader settings describe. Raises ModelLoadError for a malformed --model."""
+    if settings.model_repository:
+        root = Path(settings.model_repository)
+        names = list(scan(root))
+        return FolderLoader(root, template(settings, env, models=max(1, len(names))))
     named = [parse_source(text) for text in settings.model]
     if not named:
         named = [NamedPath(settings.model_name, settings.framework, Path(settings.model_dir))]
-    options = load_options(settings, env, models=len(named))
+    common = template(settings, env, models=len(named))
     return SourceLoader(
-        {
-            each.name: [
-                ModelSource(
-                    each.path,
-                    each.framework,
-                    options=options,
-                    instances=settings.instances,
-                    limits=queue_limits(settings),
-                    isolation=settings.isolation,
-                )
-            ]
-            for each in named
-        }
+        {each.name: [replace(common, path=each.path, framework=each.framework)] for each in named}
+    )
+
+
+def template(settings: Settings, env: Mapping[str, str], models: int) -> ModelSource:
+    """What all of so many models have in common; the path is still to be said."""
+    return ModelSource(
+        Path(),
+        options=load_options(settings, env, models),
+        instances=settings.instances,
+        limits=queue_limits(settings),
+        isolation=settings.isolation,
     )
 
 

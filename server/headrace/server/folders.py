@@ -1,0 +1,241 @@
+"""A folder of models: Triton's layout, MLServer's, or plain files; read as it is, when it is asked.
+
+    digits/config.pbtxt  digits/1/model.onnx        Triton: numbered versions, a config or none
+    iris/model-settings.json                        MLServer: name, implementation, uri, version
+    wine/model.joblib    tree.bst                   a folder with one model, or a file by its stem
+
+New folders appear at the next index or load. What is wrong with one model is that model's error.
+"""
+
+import base64
+import binascii
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from headrace.server import model_config
+from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
+from headrace.server.loading import ModelSource, known_extensions, load_servable
+from headrace.server.model_config import ModelConfig
+from headrace.server.repository import ServedModel, sort_versions
+from headrace.server.servable import TensorServable
+
+log = logging.getLogger(__name__)
+
+TRITON = "config.pbtxt"
+MLSERVER = "model-settings.json"
+RESCAN_S = 1.0  # names() answers requests for unknown models too: the disk is asked this often
+FILE = "file:"
+IMPLEMENTATIONS = {
+    "mlserver_sklearn.SKLearnModel": "sklearn",
+    "mlserver_xgboost.XGBoostModel": "xgboost",
+    "mlserver_lightgbm.LightGBMModel": "lightgbm",
+    "mlserver_mlflow.MLflowRuntime": "mlflow",
+}
+
+
+class _SettingsParameters(msgspec.Struct):
+    uri: str | None = None
+    version: str | None = None
+
+
+class _ModelSettings(msgspec.Struct):
+    """What we read of a model-settings.json; its other keys are MLServer's own affair."""
+
+    name: str | None = None
+    implementation: str | None = None
+    parameters: _SettingsParameters = msgspec.field(default_factory=_SettingsParameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a name was found: folders (several for MLServer's versions) or one file."""
+
+    paths: tuple[Path, ...]
+
+
+class FolderLoader:
+    """The loader of a folder repository. template: options and limits common to all models."""
+
+    def __init__(self, root: Path, template: ModelSource) -> None:
+        self._root = root
+        self._template = template
+        self._found: dict[str, Found] = {}
+        self._scanned_s = -RESCAN_S
+        self._uploads: dict[str, Path] = {}  # folders made of `file:` parameters, by model
+
+    def names(self) -> Sequence[str]:
+        now_s = time.monotonic()
+        if now_s - self._scanned_s >= RESCAN_S:
+            self._found, self._scanned_s = scan(self._root), now_s
+        return list(self._found)
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
+        """Raises ModelNotFound, or ModelLoadError naming the file that is wrong."""
+        self._found, self._scanned_s = scan(self._root), time.monotonic()
+        if name not in self._found:
+            raise ModelNotFound(name)
+        override = None
+        if "config" in parameters:
+            override = model_config.from_json(str(parameters["config"]), f"model {name}: config")
+        uploaded = self._uploaded(name, parameters)
+        found = Found((uploaded,)) if uploaded else self._found[name]
+        sources = sources_of(name, found, self._template, override)
+        models = [await _load(name, source, config) for source, config in sources]
+        self._keep(name, uploaded)
+        return models
+
+    def _uploaded(self, name: str, parameters: Mapping[str, Any]) -> Path | None:
+        """The files of a load request as a folder of their own."""
+        files = {key.removeprefix(FILE): v for key, v in parameters.items() if key.startswith(FILE)}
+        if not files:
+            return None
+        folder = Path(tempfile.mkdtemp(prefix="headrace-model-"))
+        try:
+            for path, content in files.items():
+                target = folder / inner_path(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(_content(path, content))
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        return folder
+
+    def _keep(self, name: str, uploaded: Path | None) -> None:
+        """Uploaded files live until the next load of their model."""
+        was = self._uploads.pop(name, None)
+        if was is not None:
+            shutil.rmtree(was, ignore_errors=True)
+        if uploaded is not None:
+            self._uploads[name] = uploaded
+
+
+async def _load(name: str, source: ModelSource, config: ModelConfig) -> ServedModel:
+    servable = await load_servable(name, source)
+    if isinstance(servable, TensorServable):  # where the file does not say, its config does
+        servable.inputs = servable.inputs or config.inputs
+        servable.outputs = servable.outputs or config.outputs
+    return ServedModel(name, servable, source.version, source.config)
+
+
+def scan(root: Path) -> dict[str, Found]:
+    """Every model below root by name. Raises ModelLoadError if root is no folder."""
+    if not root.is_dir():
+        raise ModelLoadError(f"--model_repository {root}: there is no such folder")
+    found: dict[str, Found] = {}
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_file():
+            if entry.suffix.lower() in known_extensions():
+                found.setdefault(entry.stem, Found((entry,)))
+        elif entry.is_dir():
+            for name, path in _of_folder(entry):
+                paths = found[name].paths if name in found else ()
+                found[name] = Found((*paths, path))
+    return found
+
+
+def _of_folder(folder: Path) -> list[tuple[str, Path]]:
+    """The names a folder holds: one each model-settings.json below it, else its own."""
+    settings = sorted(folder.rglob(MLSERVER))
+    if not settings:
+        return [(folder.name, folder)]
+    return [(_settings_name(each), each.parent) for each in settings]
+
+
+def _settings_name(path: Path) -> str:
+    try:
+        return read_settings(path).name or path.parent.name
+    except ModelLoadError as err:  # it is that model's error, told when it is loaded
+        log.warning("model settings cannot be read", extra={"at": str(path), "error": str(err)})
+        return path.parent.name
+
+
+def read_settings(path: Path) -> _ModelSettings:
+    """Raises ModelLoadError naming the file and what is wrong in it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_ModelSettings)
+    except (msgspec.MsgspecError, OSError) as err:
+        raise ModelLoadError(f"{path}: {err}") from err
+
+
+def sources_of(
+    name: str, found: Found, template: ModelSource, override: ModelConfig | None = None
+) -> list[tuple[ModelSource, ModelConfig]]:
+    """A source, and its config, for each version to serve. Raises ModelLoadError."""
+    first = found.paths[0]
+    if first.is_file():
+        return [(replace(template, path=first), ModelConfig())]
+    if (first / MLSERVER).exists():
+        return [_mlserver(folder, template) for folder in found.paths]
+    return _triton(name, first, template, override)
+
+
+def _mlserver(folder: Path, template: ModelSource) -> tuple[ModelSource, ModelConfig]:
+    path = folder / MLSERVER
+    settings = read_settings(path)
+    framework = None
+    if settings.implementation:
+        framework = IMPLEMENTATIONS.get(settings.implementation)
+        if framework is None:
+            raise ModelLoadError(
+                f"{path}: implementation {settings.implementation!r} is not served here; "
+                f"expected one of {', '.join(IMPLEMENTATIONS)}"
+            )
+    uri = settings.parameters.uri
+    model = folder / uri.removeprefix("file://") if uri else folder
+    version = settings.parameters.version or template.version
+    source = replace(template, path=model, framework=framework, version=version)
+    return source, ModelConfig()
+
+
+def _triton(
+    name: str, folder: Path, template: ModelSource, override: ModelConfig | None
+) -> list[tuple[ModelSource, ModelConfig]]:
+    config = override
+    if config is None:
+        path = folder / TRITON
+        text = path.read_text() if path.exists() else ""
+        config = model_config.from_text(text, str(path)) if text else ModelConfig()
+    numbered = {e.name: e for e in folder.iterdir() if e.is_dir() and e.name.isdigit()}
+    versions = {v: numbered[v] for v in config.versions(sort_versions(numbered))}
+    if numbered and not versions:
+        raise ModelMissingError(folder, "its version_policy leaves no version")
+    shared = replace(
+        template,
+        framework=config.framework or template.framework,
+        instances=config.instances or template.instances,
+        config=config.keys,
+        options=replace(template.options, parameters=config.parameters),
+    )
+    paths = versions or {template.version: folder}
+    sources = []
+    for version, path in paths.items():
+        model = path / config.file_name if config.file_name else path
+        sources.append((replace(shared, path=model, version=version), config))
+    return sources
+
+
+def inner_path(text: str) -> PurePosixPath:
+    """The path of an uploaded file, which stays inside its folder. Raises InvalidInput."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in text:
+        raise InvalidInput(f"'{FILE}{text}': expected a relative path such as {FILE}1/model.onnx")
+    return path
+
+
+def _content(path: str, content: Any) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    try:
+        return base64.b64decode(str(content), validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise InvalidInput(f"'{FILE}{path}': the content is not base64: {err}") from err
