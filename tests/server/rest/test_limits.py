@@ -213,7 +213,7 @@ def test_expect_continue_is_honoured() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.ports.http)
             writer.write(
                 b"POST /v1/models/m%20x:predict HTTP/1.1\r\nHost: t\r\nContent-Length: 19\r\n"
-                b"Expect: 100-continue\r\nConnection: close\r\n\r\n"
+                b"Expect: 100-Continue\r\nConnection: close\r\n\r\n"
             )
             interim = await reader.readuntil(b"\r\n\r\n")
             writer.write(b'{"instances":[[1]]}')

@@ -26,7 +26,6 @@ from headrace.server.settings import Settings
 from headrace.server.tensor import Buffer
 
 SMALL_BYTES = 1 << 18  # what is (de)compressed on the loop; more goes to a thread
-STALLED_S = 60.0  # longest a client may leave an answer unread
 
 
 class ExchangeOwner(Protocol):
@@ -89,8 +88,10 @@ class Exchange(httputil.HTTPMessageDelegate):
         length = self._headers.get("content-length", "")
         if limit and length.isascii() and length.isdigit() and int(length) > limit:
             self._refuse_early(errors.too_large(f"the body has {length} bytes", limit))
-        elif self._refusal is not None and "expect" in self._headers:
-            self._refuse_early(self._refusal)
+        elif "expect" in self._headers:
+            headers["Expect"] = self._headers["expect"].lower()  # Tornado compares it to the letter
+            if self._refusal is not None:
+                self._refuse_early(self._refusal)
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
@@ -238,8 +239,7 @@ class Exchange(httputil.HTTPMessageDelegate):
             self._connection.write_headers(self._status(answer), self._fields(answer))
             async for piece in stream:
                 if piece:
-                    async with asyncio.timeout(STALLED_S):
-                        await self._connection.write(piece)
+                    await self._connection.write(piece)
             is_whole = True
         finally:
             close = getattr(stream, "aclose", None)

@@ -64,7 +64,7 @@ class RestListener:
             settings.header_timeout_s,
             settings.body_idle_timeout_s,
             settings.timeout_keep_alive,
-            HeadLimits(settings.max_header_bytes, settings.max_headers),
+            head=HeadLimits(settings.max_header_bytes, settings.max_headers),
         )
         loop = asyncio.get_running_loop()
         sockets = bind(settings)

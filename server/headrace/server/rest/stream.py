@@ -37,6 +37,7 @@ class StreamLimits:
     header_timeout_s: float = 10.0
     body_idle_timeout_s: float = 30.0
     keep_alive_s: float = 65.0
+    write_idle_timeout_s: float = 60.0  # an answer of which the client takes nothing
     head: HeadLimits = field(default_factory=HeadLimits)
 
 
@@ -121,11 +122,22 @@ class HttpStream(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self._drained is None:
             self._drained = self._loop.create_future()
+            self._watch_reader(1 << 62)
 
     def resume_writing(self) -> None:
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
+
+    def _watch_reader(self, unread_bytes: int) -> None:
+        """Cut a client that has taken nothing of its answer since there were unread_bytes."""
+        if self._drained is None or self.transport is None:
+            return
+        now_unread = self.transport.get_write_buffer_size()
+        if now_unread >= unread_bytes:
+            self.transport.abort()
+        elif self._limits.write_idle_timeout_s:
+            self._loop.call_later(self._limits.write_idle_timeout_s, self._watch_reader, now_unread)
 
     def _sniff(self) -> None:
         size = min(len(self._buffer), len(PREFACE))
