@@ -8,7 +8,7 @@ when they are first asked for.
 
 from typing import TYPE_CHECKING, Any
 
-from headrace.server import errors, model_server
+from headrace.server import errors, model_server, tables
 from headrace.server.errors import (
     InferenceError,
     InvalidInput,
@@ -35,6 +35,7 @@ from headrace.server.infer_types import (
 from headrace.server.model import Model
 from headrace.server.model_repository import ModelRepository
 from headrace.server.model_server import ModelServer
+from headrace.server.pickles import load_pickle
 from headrace.server.predict_io import (
     generate_uuid,
     get_predict_input,
@@ -90,9 +91,11 @@ __all__ = [
     "generate_uuid",
     "get_predict_input",
     "get_predict_response",
+    "load_pickle",
     "model_server",
     "parser",
     "strtobool",
+    "tables",
     "to_headers",
 ]
 

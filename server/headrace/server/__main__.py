@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from headrace.server import settings as settings_module
 from headrace.server import start_up, workers
 from headrace.server.errors import ModelLoadError
+from headrace.server.logging import configure
 from headrace.server.repository import Repository
 from headrace.server.settings import Settings, SettingsError
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     ).parse_known_args(argv)
     try:
         settings, unknown = Settings.from_sources(argv, env)
+        configure(settings)
         start_up.loader(settings, env)  # a malformed --model is told here, before any fork
     except (SettingsError, ModelLoadError) as err:
         print(f"headrace.server: {err}", file=sys.stderr)

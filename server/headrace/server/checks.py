@@ -4,7 +4,7 @@ Order and texts: data-plane contract §2.5. A model that declares nothing gets s
 (its codec's); one that does is strict about names, datatypes and shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headrace.server.errors import InferenceError, InvalidInput
@@ -16,6 +16,7 @@ def check_inputs(request: Request, declared: Sequence[TensorSpec]) -> None:
     """Raises InvalidInput for an unknown, missing or ill-typed input; declared empty: no check."""
     if not declared:
         return
+    declared = as_columns(declared, [tensor.name for tensor in request.inputs])
     specs = {spec.name: spec for spec in declared}
     model = request.model_name
     for tensor in request.inputs:
@@ -25,7 +26,7 @@ def check_inputs(request: Request, declared: Sequence[TensorSpec]) -> None:
                 f"unexpected inference input '{tensor.name}' for model '{model}'; "
                 f"expected {', '.join(describe(spec) for spec in declared)}"
             )
-        if tensor.datatype is not spec.datatype:
+        if tensor.datatype is not spec.datatype and tensor.datatype not in spec.accepts:
             raise InvalidInput(
                 f"inference input '{tensor.name}' data-type is '{tensor.datatype}', "
                 f"but model '{model}' expects '{spec.datatype}'"
@@ -42,6 +43,14 @@ def check_inputs(request: Request, declared: Sequence[TensorSpec]) -> None:
             f"expected {len(declared)} inputs but got {len(given)} inputs for model '{model}': "
             f"missing required input(s) {', '.join(describe(spec) for spec in missing)}"
         )
+
+
+def as_columns(declared: Sequence[TensorSpec], names: Iterable[str]) -> Sequence[TensorSpec]:
+    """declared; of a model whose only input is a table, its columns where names has one of them."""
+    columns = declared[0].columns if len(declared) == 1 else ()
+    if columns and not {spec.name for spec in columns}.isdisjoint(names):
+        return columns
+    return declared
 
 
 def check_requested_outputs(request: Request, declared: Sequence[TensorSpec]) -> None:

@@ -18,6 +18,11 @@ from headrace.server.settings import ReadyPolicy
 
 
 class Control(Protocol):
+    @property
+    def is_draining(self) -> bool:
+        """This process has begun to stop: answers close their connections."""
+        ...
+
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None: ...
 
     async def unload(self, name: str) -> None: ...

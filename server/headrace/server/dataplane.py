@@ -26,6 +26,7 @@ from headrace.server.metrics import InferenceMetrics
 from headrace.server.repository import Repository, ServedModel
 from headrace.server.request import Context, Request, Response
 from headrace.server.statistics import FailureReason
+from headrace.server.tracing import Tracer
 
 Item = TypeVar("Item")
 
@@ -33,9 +34,12 @@ Item = TypeVar("Item")
 class DataPlane:
     """Serves what `repository` holds; `metrics` are KServe's histograms and our own figures."""
 
-    def __init__(self, repository: Repository, metrics: InferenceMetrics) -> None:
+    def __init__(
+        self, repository: Repository, metrics: InferenceMetrics, tracer: Tracer | None = None
+    ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self.tracer = tracer
 
     async def ready_model(self, name: str, version: str = "") -> ServedModel:
         """Raises ModelNotFound, ModelVersionNotFound, or ModelNotReady (known, cannot answer)."""
@@ -93,6 +97,11 @@ class DataPlane:
             counted.rows = checks.v1_row_count(payload)
             return result
 
+    def encoded(self, context: Context) -> None:
+        """An edge has encoded the answer: the request's trace ends here."""
+        if self.tracer is not None:
+            self.tracer.end(context)
+
     def _finished(self, model: ServedModel, request: Request, response: Response) -> Response:
         response.model_name = request.model_name
         response.model_version = model.version
@@ -108,6 +117,8 @@ class DataPlane:
         """Counts one request's end, good or bad; a stream is counted where it ends instead."""
         count = _Count()
         model.enter()
+        if self.tracer is not None:
+            self.tracer.begin(model.name, model.version, context)
         try:
             yield count
         except BaseException as err:
@@ -143,12 +154,15 @@ class DataPlane:
                 await close()
 
     def _succeeded(self, model: ServedModel, context: Context, rows: int) -> None:
-        elapsed_ns = time.perf_counter_ns() - context.started_ns
+        context.answered_ns = time.perf_counter_ns()
+        elapsed_ns = context.answered_ns - context.started_ns
         model.statistics.succeeded(rows, elapsed_ns, context.stages)
 
     def _failed(self, model: ServedModel, context: Context, error: BaseException) -> None:
         elapsed_ns = time.perf_counter_ns() - context.started_ns
         model.statistics.failed(failure_reason(error), elapsed_ns)
+        if self.tracer is not None:
+            self.tracer.end(context, error)
 
 
 @dataclass(slots=True)

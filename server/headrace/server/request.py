@@ -7,6 +7,7 @@ say about them. `Context` travels beside them: headers, deadline, and the times 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from headrace.server.tensor import Tensor
 
@@ -81,3 +82,5 @@ class Context:
     body_bytes: int = 0
     started_ns: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
+    answered_ns: int = 0  # when the model's answer left the data plane
+    span: Any = None  # tracing's own

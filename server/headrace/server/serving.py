@@ -22,6 +22,7 @@ from headrace.server.metrics import InferenceMetrics, ModelCollector
 from headrace.server.repository import Repository
 from headrace.server.rest.listener import RestListener
 from headrace.server.settings import Listen, Settings
+from headrace.server.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ class Server:
         settings: Settings,
         repository: Repository,
         metrics: InferenceMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
         self.repository = repository
-        self.plane = DataPlane(repository, metrics or InferenceMetrics())
+        self.plane = DataPlane(repository, metrics or InferenceMetrics(), tracer)
         registry = self.plane.metrics.registry
         registry.register(ModelCollector(repository, settings.metrics_triton))
         self.control = LocalControl(repository, settings.ready_policy, registry)
@@ -93,6 +95,8 @@ class Server:
         left_s = max(0.0, self.settings.grace_period - (time.monotonic() - stopped_s))
         await asyncio.gather(self._rest.stop(left_s), self._grpc.stop(left_s))
         await self.repository.close()
+        if self.plane.tracer is not None:
+            await asyncio.to_thread(self.plane.tracer.shutdown)
 
     async def _open(self) -> None:
         grpc = await self._grpc.start() if self.settings.enable_grpc else None

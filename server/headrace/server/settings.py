@@ -221,7 +221,12 @@ def parser() -> argparse.ArgumentParser:
             extra = {"nargs": "?", "const": "true"}
         elif name in REPEATED:
             extra = {"action": "append"}
-        flags.add_argument(*spellings, default=None, help=f"{text} (default: {default})", **extra)
+        flags.add_argument(
+            *spellings,
+            default=None,
+            help=f"{text} (default: {default})".replace("%", "%%"),
+            **extra,
+        )
     return flags
 
 

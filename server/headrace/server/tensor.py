@@ -106,12 +106,18 @@ def datatype_of(array: NDArray[Any]) -> Datatype:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a model declares of one input or output. shape: -1 marks a free dimension."""
+    """What a model declares of one input or output. shape: -1 marks a free dimension.
+
+    accepts: datatypes it takes beside datatype, unconverted. columns: of a table, the specs of the
+    tensors that may come in its stead, one per column.
+    """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     is_optional: bool = False
+    accepts: frozenset[Datatype] = frozenset()
+    columns: "tuple[TensorSpec, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)

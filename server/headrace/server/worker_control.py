@@ -50,6 +50,10 @@ class WorkerControl:
         self._prepared: dict[str, Prepared] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_draining(self) -> bool:
+        return self._local.is_draining
+
     def tell(self, message: FromWorker) -> None:
         self._writer.write(to_frame(message))
 

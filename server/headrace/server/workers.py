@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.server import tracing
 from headrace.server.errors import Code
 from headrace.server.lifecycle import START_FAILED, new_loop, serve, write_ready_file
 from headrace.server.remote_errors import WireError
@@ -338,7 +339,7 @@ class Parent:
 async def _serve_alone(
     settings: Settings, make_repository: MakeRepository, on_server: Callable[[Server], None]
 ) -> int:
-    server = Server(settings, make_repository(settings))
+    server = Server(settings, make_repository(settings), tracer=tracing.from_env(os.environ))
     on_server(server)
     return await serve(server)
 
@@ -360,7 +361,7 @@ async def _work(settings: Settings, make_repository: MakeRepository, channel: so
         first = frames.feed(data)
     current: CurrentSet = first[0]
     repository = make_repository(settings)
-    server = Server(settings, repository)
+    server = Server(settings, repository, tracer=tracing.from_env(os.environ))
     control = WorkerControl(server.control, reader, writer)
     server.use_control(control)
     if current.log:

@@ -87,7 +87,9 @@ class Inference:
                 response = await self.plane.infer_once(model, request, context)
         finally:
             send_trailers(rpc, context.response_headers)
-        return codec.encode_response(response, request, envelope.is_typed)
+        answer = codec.encode_response(response, request, envelope.is_typed)
+        self.plane.encoded(context)
+        return answer
 
     async def decode(
         self, envelope: codec.Envelope, context: Context, is_stream: bool = False

@@ -100,6 +100,7 @@ class _Stream:
                 raise Ended(status) from err
             yield codec.encode_stream_error(status.details, request_id)
         finally:
+            self._inference.plane.encoded(context)
             self._trailers |= context.response_headers
 
     async def _responses(

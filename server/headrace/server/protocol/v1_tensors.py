@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.server.checks import describe, fits
+from headrace.server.checks import as_columns, describe, fits
 from headrace.server.errors import InvalidInput
 from headrace.server.protocol.json_tensor import to_numbers
 from headrace.server.protocol.parameters import json_type
@@ -79,6 +79,7 @@ def _transposed(rows: list[Any], key: str) -> dict[str, list[Any]]:
 
 
 def _columns(columns: Mapping[str, Any], key: str, declared: Sequence[TensorSpec]) -> list[Tensor]:
+    declared = as_columns(declared, columns)
     specs = {spec.name: spec for spec in declared}
     if specs:
         for name in columns:
@@ -107,7 +108,9 @@ def _tensor(name: str, rows: Any, spec: TensorSpec | None, at: str) -> Tensor:
     if dict in kinds:
         elements = [_from_b64(value, at) if type(value) is dict else value for value in elements]
         kinds = set(map(type, elements))
-    datatype = spec.datatype if spec is not None else _guessed(elements, kinds)
+    datatype = _guessed(elements, kinds)
+    if spec is not None and datatype not in spec.accepts:
+        datatype = spec.datatype
     row_elements = len(elements) // shape[0] if shape and shape[0] else 1
 
     def locate(i: int) -> str:

@@ -43,6 +43,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self.settings = settings
         self.routes = Routes(routes(plane, control, settings))
+        self._plane = plane
         self._control = control
         self._in_flight: set[Exchange] = set()
         self._idle = asyncio.Event()
@@ -51,7 +52,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
 
     @property
     def is_draining(self) -> bool:
-        return bool(getattr(self._control, "is_draining", False))
+        return self._control.is_draining
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> Exchange:
         connection = cast(HTTP1Connection, request_conn)
@@ -70,6 +71,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
             self._idle.set()
 
     def ended(self, exchange: Exchange, call: Call, answer: Answer) -> None:
+        self._plane.encoded(call.context)
         settings = self.settings
         if settings.access_log_format is None and not settings.enable_latency_logging:
             return
