@@ -30,9 +30,10 @@ def serving(command: Sequence[str], folder: Path, log: Path, probe: str = "/") -
     """
     ports = Ports(*free_ports(2))
     flags = ["--http_port", str(ports.http), "--grpc_port", str(ports.grpc)]
+    env = {**os.environ, "HEADRACE_SERVER_DRAIN_DELAY": "0"}  # nobody's endpoints to wait for
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *flags], cwd=folder, stdout=output, stderr=output, env=dict(os.environ)
+            [*command, *flags], cwd=folder, stdout=output, stderr=output, env=env
         )
     try:
         wait_until_serving(process, ports.http, probe, log)

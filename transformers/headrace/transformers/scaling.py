@@ -45,32 +45,41 @@ class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"got {count}"
                 )
 
-    def of_array(self, rows: NDArray[Any], at: str) -> NDArray[Any]:
-        """rows of shape (rows, features), scaled: FP64. Raises InvalidInput where they do not fit.
+    def chosen(self, rows: NDArray[Any], at: str) -> NDArray[Any]:
+        """The columns of rows, of shape (rows, features), by position.
 
-        at: where the rows stood in the request, for the error text.
+        at: where the rows stood in the request, for the error text. Raises InvalidInput.
         """
-        if rows.ndim != 2 or rows.dtype.kind not in "biuf":
+        positions = [column for column in self.columns if isinstance(column, int)]
+        if len(positions) < len(self.columns):
+            raise InvalidInput(f"{at}: the columns {list(self.columns)} need rows of objects")
+        if not positions:
+            return rows
+        check_numbers(rows, at)
+        if max(positions) >= rows.shape[1]:
             raise InvalidInput(
-                f"{at}: expected numbers of shape (rows, features), "
-                f"got {rows.dtype} of shape {rows.shape}"
+                f"{at}: expected at least {max(positions) + 1} features, got {rows.shape[1]}"
             )
-        if self.columns:
-            positions = [column for column in self.columns if isinstance(column, int)]
-            if len(positions) < len(self.columns):
-                raise InvalidInput(f"{at}: the columns {list(self.columns)} need rows of objects")
-            if max(positions) >= rows.shape[1]:
-                raise InvalidInput(
-                    f"{at}: expected at least {max(positions) + 1} features, got {rows.shape[1]}"
-                )
-            rows = rows[:, positions]
+        return rows[:, positions]
+
+    def scaled(self, rows: NDArray[Any], at: str) -> NDArray[Any]:
+        """rows of the chosen columns, scaled: FP64. Raises InvalidInput where they do not fit."""
+        check_numbers(rows, at)
         for name, values in (("mean", self.mean), ("scale", self.scale)):
             if len(values) not in (1, rows.shape[1]):
                 raise InvalidInput(
                     f"{at}: expected {len(values)} features, one per --{name}, got {rows.shape[1]}"
                 )
-        scaled: NDArray[Any] = (rows - np.array(self.mean)) / np.array(self.scale)
-        return scaled
+        result: NDArray[Any] = (rows - np.array(self.mean)) / np.array(self.scale)
+        return result
+
+
+def check_numbers(rows: NDArray[Any], at: str) -> None:
+    if rows.ndim != 2 or rows.dtype.kind not in "biuf":
+        raise InvalidInput(
+            f"{at}: expected numbers of shape (rows, features), "
+            f"got {rows.dtype} of shape {rows.shape}"
+        )
 
 
 class ScalingTransformer(Model):
@@ -89,26 +98,29 @@ class ScalingTransformer(Model):
         if not isinstance(payload.get(key), list):
             raise InvalidInput(f'expected a list "{key}"')
         rows = self._chosen(payload[key], key)
-        return {**payload, key: self.scaling.of_array(rows, key).tolist()}
+        return {**payload, key: self.scaling.scaled(rows, key).tolist()}
 
     def _chosen(self, rows: list[Any], key: str) -> NDArray[Any]:
         """rows as an array; of objects, the chosen columns in their order."""
         names = self.scaling.columns
+        is_objects = bool(rows) and isinstance(rows[0], dict)
         try:
-            if rows and isinstance(rows[0], dict):
+            if is_objects:
                 names = names or tuple(rows[0])
                 return np.array([[row[name] for name in names] for row in rows])
-            return np.array(rows)
+            array = np.array(rows)
         except KeyError as err:
             raise InvalidInput(f"{key}: a row has no column {err}") from err
         except (TypeError, ValueError) as err:
             raise InvalidInput(f"{key}: the rows make no array: {err}") from err
+        return self.scaling.chosen(array, key)
 
     def _of_tensors(self, request: InferRequest) -> InferRequest:
         """request with its first input scaled, in the datatype it had."""
         first = request.inputs[0]
         array = first.as_numpy()
-        scaled = self.scaling.of_array(array, f"input '{first.name}'").astype(array.dtype)
+        at = f"input '{first.name}'"
+        scaled = self.scaling.scaled(self.scaling.chosen(array, at), at).astype(array.dtype)
         tensor = InferInput(first.name, list(scaled.shape), first.datatype)
         tensor.set_data_from_numpy(scaled, binary_data=first.is_binary)
         request.inputs = [tensor, *request.inputs[1:]]
@@ -124,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
     known, _ = flags.parse_known_args(argv)  # a controller may append flags of its own
     try:
         scaling = to_scaling(known.scaling_file, known.columns, known.mean, known.scale)
-    except (ScalingError, msgspec.ValidationError, msgspec.DecodeError, OSError) as err:
+    except ScalingError as err:
         print(f"headrace.transformers.scaling: {err}", file=sys.stderr)
         return 2
     if not known.predictor_host:
@@ -139,8 +151,13 @@ def main(argv: Sequence[str]) -> int:
 def to_scaling(
     path: str | None, columns: str | None, mean: str | None, scale: str | None
 ) -> Scaling:
-    """The settings of a file and the flags over it. Raises ScalingError, or msgspec's errors."""
-    given = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any]) if path else {}
+    """The settings of a file and the flags over it. Raises ScalingError."""
+    given: dict[str, Any] = {}
+    if path:
+        try:
+            given = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as err:
+            raise ScalingError(f"--scaling_file {path}: {err}") from err
     if columns is not None:
         given["columns"] = [int(c) if c.isdigit() else c for c in columns.split(",")]
     for name, text in (("mean", mean), ("scale", scale)):
@@ -149,7 +166,10 @@ def to_scaling(
                 given[name] = [float(number) for number in text.split(",")]
             except ValueError as err:
                 raise ScalingError(f"--{name} {text}: {err}") from err
-    return msgspec.convert(given, Scaling)
+    try:
+        return msgspec.convert(given, Scaling)
+    except msgspec.ValidationError as err:  # wraps what __post_init__ raises
+        raise ScalingError(str(err)) from err
 
 
 if __name__ == "__main__":
