@@ -9,6 +9,8 @@ from headrace.server import settings as settings_module
 from headrace.server import start_up, workers
 from headrace.server.errors import ModelLoadError
 from headrace.server.logging import configure
+from headrace.server.model_server import to_predictor_config
+from headrace.server.predictor_config import set_of_process
 from headrace.server.repository import Repository
 from headrace.server.settings import Settings, SettingsError
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     try:
         settings, unknown = Settings.from_sources(argv, env)
         configure(settings)
+        set_of_process(to_predictor_config(settings))
         start_up.loader(settings, env)  # a malformed --model is told here, before any fork
     except (SettingsError, ModelLoadError) as err:
         print(f"headrace.server: {err}", file=sys.stderr)

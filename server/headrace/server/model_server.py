@@ -12,6 +12,7 @@ no command line. What the constructor is told wins over all of them.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -30,8 +31,6 @@ from headrace.server.repository import Repository
 from headrace.server.settings import PROTOCOLS, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from headrace.server.serving import Server
-
     args: argparse.Namespace
     parser: argparse.ArgumentParser
 
@@ -106,7 +105,6 @@ class ModelServer:
         told = {name: value for name, value in given.items() if value is not None}
         self.settings = msgspec.structs.replace(command_line(), **told)
         self.registered_models = registered_models or ModelRepository()
-        self._server: Server | None = None
         config = predictor_config or to_predictor_config(self.settings)
         if config is not None:
             process_predictor.set_of_process(config)
@@ -123,15 +121,16 @@ class ModelServer:
                 model.start()
         # not at the top: Tornado and gRPC come with it
         from headrace.server import workers
+        from headrace.server.logging import configure
 
-        code = workers.run(self.settings, self._repository, self._started)
+        configure(self.settings)
+        code = workers.run(self.settings, self._repository)
         if code:
             raise SystemExit(code)
 
     async def stop(self, sig: int | None = None) -> None:
-        """Drain and end the running server, as the signal sig would."""
-        if self._server is not None:
-            await self._server.stop()
+        """Drain and end this process's server, as the signal sig would; SIGTERM if none is said."""
+        os.kill(os.getpid(), sig or signal.SIGTERM)
 
     def register_model(self, model: Model, name: str | None = None) -> None:
         """Serve model, also under name. Raises ValueError for a model without a name."""
@@ -142,9 +141,6 @@ class ModelServer:
     def _repository(self, settings: Settings) -> Repository:
         limits = QueueLimits(settings.max_queue_requests, settings.max_queue_bytes)
         return Repository(RepositoryLoader(self.registered_models, limits))
-
-    def _started(self, server: Any) -> None:
-        self._server = server
 
 
 def to_predictor_config(settings: Settings) -> PredictorConfig | None:
