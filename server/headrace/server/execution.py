@@ -2,13 +2,15 @@
 
 A call waits for a free instance (first come, first served), then runs inline on the event loop or
 in a thread of the model's own pool. What is over its deadline, or whose caller has gone, while it
-waits does not run. Process isolation is an instance whose `predict` talks to a child
-(isolation.py); the executor does not know it.
+waits does not run. Inline is for calls known to be short: a large body still goes to a thread, and
+a model that turns out slow goes there for good (`InlineLimits`). Process isolation is an instance
+whose `predict` talks to a child (isolation.py); the executor does not know it.
 
 The event loop is the only one that touches the counters, so nothing here locks.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +24,10 @@ from headrace.server.request import Context
 
 Instance = TypeVar("Instance")
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+UNLOADING = "It is being unloaded."
 
 
 class Mode(StrEnum):
@@ -37,6 +43,18 @@ class QueueLimits:
     max_bytes: int = 1 << 30
 
 
+@dataclass(frozen=True, slots=True)
+class InlineLimits:
+    """Until when inline stays inline; what was measured was one row. 0 means always."""
+
+    max_body_bytes: int = 16 << 10  # a larger request goes to a thread
+    slow_ns: int = 10_000_000  # a call that held the loop so long is a strike
+    strikes: int = 3  # so many, and the model runs in threads from then on
+
+
+ALWAYS_INLINE = InlineLimits(0, 0, 0)
+
+
 class Executor(Generic[Instance]):
     """Runs calls on the instances of one model, never more at a time than there are instances."""
 
@@ -46,11 +64,14 @@ class Executor(Generic[Instance]):
         instances: Sequence[Instance],
         limits: QueueLimits = QueueLimits(),
         mode: Mode = Mode.THREAD,
+        inline: InlineLimits = ALWAYS_INLINE,
     ) -> None:
         self.model_name = model_name
         self.instances = tuple(instances)
         self.limits = limits
         self.mode = mode
+        self.inline = inline
+        self._strikes = 0
         self.pending_requests = 0  # waiting, not running
         self.pending_bytes = 0
         self.running = 0
@@ -63,22 +84,31 @@ class Executor(Generic[Instance]):
         """call(instance) on a free instance; its result or its exception.
 
         Raises QueueFull at once when the queue is full, QueueTimeout when context's deadline
-        passes first. A cancelled caller leaves the queue; what already runs ends unheard.
+        passes first, ModelNotReady once closed. A cancelled caller leaves the queue; what already
+        runs ends unheard.
         """
+        if self._closed:
+            raise ModelNotReady(self.model_name, UNLOADING)
         queued_ns = time.perf_counter_ns()
         instance = self._free.popleft() if self._free else await self._wait(context)
         started_ns = time.perf_counter_ns()
         context.stages.queue_ns += started_ns - queued_ns
-        if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
+        try:
+            if self._closed:
+                raise ModelNotReady(self.model_name, UNLOADING)
+            if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
+                raise QueueTimeout
+            future = None if self._runs_inline(context) else self._start(call, instance)
+        except BaseException:
             self._release(instance)
-            raise QueueTimeout
+            raise
         self.running += 1
-        if self.mode is Mode.INLINE:
+        if future is None:
             try:
-                return call(instance)
+                return _guarded(call, instance)
             finally:
                 self._done(instance, context, started_ns)
-        future = asyncio.get_running_loop().run_in_executor(self._pool(), call, instance)
+                self._note_inline(time.perf_counter_ns() - started_ns)
         future.add_done_callback(lambda _: self._done(instance, context, started_ns))
         # shielded: a thread cannot be stopped, so its instance is free only when it returns
         return await asyncio.shield(future)
@@ -89,7 +119,7 @@ class Executor(Generic[Instance]):
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(ModelNotReady(self.model_name, "It is being unloaded."))
+                waiter.set_exception(ModelNotReady(self.model_name, UNLOADING))
         if self._threads is not None:
             self._threads.shutdown(wait=False)
 
@@ -145,9 +175,35 @@ class Executor(Generic[Instance]):
         context.stages.compute_infer_ns += time.perf_counter_ns() - started_ns
         self._release(instance)
 
+    def _runs_inline(self, context: Context) -> bool:
+        most = self.inline.max_body_bytes
+        return self.mode is Mode.INLINE and (not most or context.body_bytes <= most)
+
+    def _note_inline(self, taken_ns: int) -> None:
+        if not self.inline.slow_ns or taken_ns < self.inline.slow_ns:
+            return
+        self._strikes += 1
+        if self._strikes >= self.inline.strikes:
+            self.mode = Mode.THREAD
+            log.info("model moved off the event loop", extra={"model": self.model_name})
+
+    def _start(
+        self, call: Callable[[Instance], Result], instance: Instance
+    ) -> asyncio.Future[Result]:
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._pool(), _guarded, call, instance)
+
     def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(
                 len(self.instances), thread_name_prefix=f"model-{self.model_name}"
             )
         return self._threads
+
+
+def _guarded(call: Callable[[Instance], Result], instance: Instance) -> Result:
+    """call(instance), with what would end the server, or hang a future, as a plain error."""
+    try:
+        return call(instance)
+    except (StopIteration, SystemExit, KeyboardInterrupt) as err:
+        raise RuntimeError(f"the model raised {type(err).__name__}({err})") from err
