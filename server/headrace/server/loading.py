@@ -12,8 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.server import memory
 from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
-from headrace.server.execution import Executor, Mode, QueueLimits
+from headrace.server.execution import (
+    ALWAYS_INLINE,
+    Executor,
+    InlineLimits,
+    Mode,
+    QueueLimits,
+)
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
 from headrace.server.predictor import (
@@ -27,6 +34,7 @@ from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.storage import is_downloaded, unfinished
+from headrace.server.warm_up import warm_up
 
 _WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
@@ -91,14 +99,44 @@ class SourceLoader:
 
 async def load_servable(name: str, source: ModelSource) -> Servable:
     """Load source off the loop. Raises ModelLoadError with the reason."""
-    loaded = await asyncio.to_thread(load_instances, name, source)
-    if isinstance(loaded[0], Model):
-        servable = ModelServable(loaded[0], source.limits, source.instances)
-        await servable.start()
-        return servable
-    predictors = [each for each in loaded if not isinstance(each, Model)]
-    platform = getattr(predictors[0], "platform", "") or find_name(source)
-    return TensorServable(Executor(name, predictors, source.limits, Mode.THREAD), platform)
+    loaded = await asyncio.to_thread(_load_ready, name, source)
+    first = loaded.instances[0]
+    if isinstance(first, Model):
+        user = ModelServable(first, source.limits, source.instances)
+        await user.start()
+        servable: Servable = user
+    else:
+        inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE
+        executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
+        servable = TensorServable(executor, getattr(first, "platform", "") or find_name(source))
+    servable.memory_bytes = loaded.memory_bytes
+    return servable
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    instances: Sequence[Predictor | Model]
+    mode: Mode
+    memory_bytes: int
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        return [each for each in self.instances if not isinstance(each, Model)]
+
+
+def _load_ready(name: str, source: ModelSource) -> _Loaded:
+    """Load and warm up, and measure both. Blocks."""
+    growth = memory.Growth()
+    with growth:
+        instances = load_instances(name, source)
+        loaded = _Loaded(instances, Mode.THREAD, 0)
+        mode = Mode.THREAD
+        if loaded.predictors:
+            measured = warm_up(name, loaded.predictors, source.config, source.path)
+            mode = {Isolation.INLINE: Mode.INLINE, Isolation.AUTO: measured}.get(
+                source.isolation, Mode.THREAD
+            )
+    return replace(loaded, mode=mode, memory_bytes=growth.bytes)
 
 
 def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:

@@ -44,6 +44,7 @@ class ModelServable:
         on_stop: Callable[[Model], Any] = lambda model: model.stop(),
     ) -> None:
         self.model = model
+        self.memory_bytes = 0
         self._on_stop = on_stop
         self._is_owner = True
         self.inputs: Sequence[TensorSpec] = ()

@@ -46,7 +46,9 @@ class ServedModel:
     _idle: asyncio.Event | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.statistics = ModelStatistics(self.name, self.version)
+        self.statistics = ModelStatistics(
+            self.name, self.version, memory_bytes=self.servable.memory_bytes
+        )
 
     def enter(self) -> None:
         """A request is in flight; `leave` ends it."""
@@ -220,6 +222,7 @@ class Repository:
         for version, model in fresh.items():
             if was and version in was:
                 model.statistics = was[version].statistics
+                model.statistics.memory_bytes = model.servable.memory_bytes
         self._models[name] = fresh
         self._states.pop(name, None)
         self.changes.notify()

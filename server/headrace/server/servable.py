@@ -23,6 +23,7 @@ class Servable(Protocol):
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     platform: str  # for model metadata, e.g. "onnx_onnxruntime"
+    memory_bytes: int  # measured at its load (memory.py); 0: not known
 
     @property
     def pending_requests(self) -> int:
@@ -52,6 +53,7 @@ class TensorServable:
     def __init__(self, executor: Executor[Predictor], platform: str) -> None:
         self._executor = executor
         self.platform = platform
+        self.memory_bytes = 0
         predictor = executor.instances[0]
         self.inputs: Sequence[TensorSpec] = predictor.inputs
         self.outputs: Sequence[TensorSpec] = predictor.outputs
