@@ -6,13 +6,17 @@ in a thread; nothing here runs on the event loop's time.
 """
 
 import asyncio
+import logging
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.server import memory
+import msgspec
+
+from headrace.server import isolation, memory
 from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
 from headrace.server.execution import (
     ALWAYS_INLINE,
@@ -21,6 +25,7 @@ from headrace.server.execution import (
     Mode,
     QueueLimits,
 )
+from headrace.server.isolation_messages import Load
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
 from headrace.server.predictor import (
@@ -35,6 +40,8 @@ from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.storage import is_downloaded, unfinished
 from headrace.server.warm_up import warm_up
+
+log = logging.getLogger(__name__)
 
 _WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
@@ -126,6 +133,10 @@ class _Loaded:
 
 def _load_ready(name: str, source: ModelSource) -> _Loaded:
     """Load and warm up, and measure both. Blocks."""
+    if source.isolation is Isolation.PROCESS:
+        isolated = _load_isolated(name, source)
+        if isolated is not None:
+            return isolated
     growth = memory.Growth()
     with growth:
         instances = load_instances(name, source)
@@ -137,6 +148,32 @@ def _load_ready(name: str, source: ModelSource) -> _Loaded:
                 source.isolation, Mode.THREAD
             )
     return replace(loaded, mode=mode, memory_bytes=growth.bytes)
+
+
+def _load_isolated(name: str, source: ModelSource) -> _Loaded | None:
+    """source in children; None, and a warning, for a user's `Model`."""
+    alone = replace(source, instances=1, isolation=Isolation.AUTO)
+    threads = source.options.threads
+    predictors = isolation.start(
+        Load(name, encode_source(alone), sys.path, threads), source.instances
+    )
+    told = [each.wait_loaded() for each in predictors]
+    if any(each.is_model for each in told):
+        isolation.close_all(predictors)
+        log.warning("a Model runs in the server's own process", extra={"model": name})
+        return None
+    return _Loaded(predictors, Mode.THREAD, sum(each.memory_bytes for each in told))
+
+
+def encode_source(source: ModelSource) -> bytes:
+    """source for a process of our own; `decode_source` undoes it."""
+    return msgspec.msgpack.encode(source, enc_hook=str)
+
+
+def decode_source(encoded: bytes) -> ModelSource:
+    return msgspec.msgpack.decode(
+        encoded, type=ModelSource, dec_hook=lambda kind, value: kind(value)
+    )
 
 
 def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
