@@ -43,10 +43,12 @@ class DataPlane:
 
     async def ready_model(self, name: str, version: str = "") -> ServedModel:
         """Raises ModelNotFound, ModelVersionNotFound, or ModelNotReady (known, cannot answer)."""
-        model = self.repository.find(name, version)
-        if not await model.servable.is_ready():
-            raise ModelNotReady(name)
-        return model
+        while True:
+            model = self.repository.find(name, version)
+            if await model.servable.is_ready():
+                return model
+            if not model.is_retired:  # else a reload came in between: ask its successor
+                raise ModelNotReady(name)
 
     async def infer(
         self, model: ServedModel, request: Request, context: Context
@@ -56,6 +58,7 @@ class DataPlane:
         Raises InvalidInput for what model does not declare, QueueFull, DeadlineExceeded, or what
         the model raised. An iterator comes back where the model streams.
         """
+        model = self.repository.current(model, request.model_version)
         with self._counted(model, context) as counted:
             checks.check_inputs(request, model.servable.inputs)
             checks.check_requested_outputs(request, model.servable.outputs)
@@ -82,6 +85,7 @@ class DataPlane:
 
     async def predict(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:predict`."""
+        model = self.repository.current(model)
         with self._counted(model, context) as counted:
             result = await model.servable.predict(payload, context)
             counted.rows = checks.v1_row_count(payload)
@@ -92,6 +96,7 @@ class DataPlane:
 
     async def explain(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:explain`."""
+        model = self.repository.current(model)
         with self._counted(model, context, is_explain=True) as counted:
             result = await model.servable.explain(payload, context)
             counted.rows = checks.v1_row_count(payload)

@@ -9,13 +9,18 @@ Everything runs on the event loop; a lock per name keeps loads of one model in o
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from headrace.server.changes import Changes
-from headrace.server.errors import ModelNotFound, ModelNotReady, ModelVersionNotFound
+from headrace.server.errors import (
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    ModelVersionNotFound,
+)
 from headrace.server.servable import Servable
 from headrace.server.statistics import ModelStatistics
 
@@ -42,6 +47,7 @@ class ServedModel:
     version: str = DEFAULT_VERSION
     config: Mapping[str, Any] = field(default_factory=dict)
     in_flight: int = 0
+    is_retired: bool = False  # unloaded, or replaced by a reload: takes no new requests
     statistics: ModelStatistics = field(init=False)
     _idle: asyncio.Event | None = field(default=None, init=False)
 
@@ -151,6 +157,16 @@ class Repository:
             raise ModelVersionNotFound(name, version, sort_versions(versions))
         return versions[version]
 
+    def current(self, model: ServedModel, version: str = "") -> ServedModel:
+        """model, or what a reload has put in its place since it was found. version: asked for.
+
+        Raises as `find` where nothing took its place.
+        """
+        if not model.is_retired:
+            return model
+        same = self._models.get(model.name, {}).get(model.version)
+        return same or self.find(model.name, version)
+
     def names(self) -> list[str]:
         """Every loaded or registered name, in the order they came."""
         return list(self._models)
@@ -208,7 +224,9 @@ class Repository:
                 models = await self.loader.load(name, parameters or {})
             except BaseException as err:
                 if is_new:
-                    self._set_state(name, State.UNAVAILABLE, str(err) or type(err).__name__)
+                    self._set_state(name, State.UNAVAILABLE, _reason(err))
+                elif isinstance(err, ModelLoadError):
+                    raise ModelLoadError(f"{err}; what was loaded before goes on serving") from err
                 raise
         except BaseException:
             lock.release()
@@ -226,7 +244,7 @@ class Repository:
         self._models[name] = fresh
         self._states.pop(name, None)
         self.changes.notify()
-        self._retire([] if was is None else list(was.values()))
+        self._retire(list(was.values()) if was else [])
         prepared.lock.release()
 
     async def abort(self, prepared: Prepared) -> None:
@@ -234,8 +252,7 @@ class Repository:
         try:
             if not self._models.get(prepared.name):
                 self._set_state(prepared.name, State.UNAVAILABLE, "another worker could not load")
-            for model in prepared.models:
-                await model.servable.stop()
+            await _stop(prepared.models)
         finally:
             prepared.lock.release()
 
@@ -248,10 +265,12 @@ class Repository:
         async with self._lock(name):
             versions = self._models.pop(name, None)
             if versions is None:
+                if name in self._states:  # it failed to load; now it need not serve
+                    self._set_state(name, State.UNAVAILABLE, UNLOADED)
                 return
             self._set_state(name, State.UNLOADING, UNLOADED)
             try:
-                await self._drain(list(versions.values()))
+                await self._drain(versions.values())
             finally:
                 self._set_state(name, State.UNAVAILABLE, UNLOADED)
 
@@ -259,11 +278,11 @@ class Repository:
         """Stop every model, the retiring ones too."""
         models = self.all()
         self._models.clear()
+        await asyncio.sleep(0)  # a task cancelled before its first step would not even clean up
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
-        for model in models:
-            await model.servable.stop()
+        await _stop(models)
 
     def check_known(self, name: str) -> None:
         """Raises ModelNotFound for a name neither loaded nor present."""
@@ -284,17 +303,34 @@ class Repository:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def _drain(self, models: Sequence[ServedModel]) -> None:
+    async def _drain(self, models: Collection[ServedModel]) -> None:
         """Wait for what models have in flight, at most drain_s, then stop them."""
+        for model in models:
+            model.is_retired = True
         try:
             async with asyncio.timeout(self._drain_s):
                 for model in models:
                     await model.drained()
         except TimeoutError:
-            log.warning("model still busy at unload", extra={"model": models[0].name})
+            names = [model.name for model in models if model.in_flight]
+            log.warning("model still busy at unload", extra={"model": names[0]})
         finally:
-            for model in models:
-                await model.servable.stop()
+            await _stop(models)
+
+
+async def _stop(models: Collection[ServedModel]) -> None:
+    """Stop every one, though one fails to."""
+    for model in models:
+        try:
+            await model.servable.stop()
+        except Exception:  # user code
+            log.exception("model did not stop cleanly", extra={"model": model.name})
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the load was broken off"
+    return str(error) or type(error).__name__
 
 
 def newest(versions: Mapping[str, object]) -> str:

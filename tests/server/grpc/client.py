@@ -125,6 +125,7 @@ class Counts:
     """A servable that streams: n answers 0, 1, … for an input of [n], then fails below zero."""
 
     platform = "test"
+    memory_bytes = 0
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     pending_requests = 0
@@ -160,6 +161,7 @@ class Replies:
     """A servable that sets response headers and tells what headers it saw."""
 
     platform = "test"
+    memory_bytes = 0
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     pending_requests = 0

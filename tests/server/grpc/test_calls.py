@@ -354,7 +354,10 @@ UPLOAD = {"file:1/model.onnx": {"bytes_param": b"\0"}, **CONFIG}
         pytest.param(
             {},
             {"model_name": "broken"},
-            ("INTERNAL", "broken: the file is not a model"),
+            (
+                "INTERNAL",
+                "broken: the file is not a model; what was loaded before goes on serving",
+            ),
             id="a load that fails",
         ),
         pytest.param(
