@@ -8,9 +8,8 @@ pure; who is loaded is repository.py's business.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from headrace.server import checks
@@ -56,32 +55,28 @@ class DataPlane:
         """Run one V2 request on model. Outputs come back filtered and in the order asked for.
 
         Raises InvalidInput for what model does not declare, QueueFull, DeadlineExceeded, or what
-        the model raised. An iterator comes back where the model streams.
+        the model raised. An iterator comes back where the model streams: its caller closes it.
         """
         model = self.repository.current(model, request.model_version)
         with self._counted(model, context) as counted:
-            checks.check_inputs(request, model.servable.inputs)
-            checks.check_requested_outputs(request, model.servable.outputs)
-            answer = await model.servable.infer(request, context)
-            if not isinstance(answer, Response):
-                counted.is_stream = True
-                answers = (self._finished(model, request, each) async for each in answer)
-                rows = checks.row_count(request.inputs)
-                return self._stream(model, rows, answers, context)
+            answer = await self._run(model, request, context)
             counted.rows = checks.row_count(request.inputs)
-            return self._finished(model, request, answer)
+            if isinstance(answer, Response):
+                return self._finished(model, request, answer)
+            return counted.stream(answer, lambda each: self._finished(model, request, each))
 
     async def infer_once(self, model: ServedModel, request: Request, context: Context) -> Response:
         """`infer` for protocols with one answer. Raises Unsupported for a model that streams."""
-        answer = await self.infer(model, request, context)
-        if isinstance(answer, Response):
-            return answer
-        close = getattr(answer, "aclose", None)
-        if close is not None:
-            await close()
-        raise Unsupported(
-            f"model {model.name} streams its answers: call generate_stream or ModelStreamInfer"
-        )
+        model = self.repository.current(model, request.model_version)
+        with self._counted(model, context) as counted:
+            answer = await self._run(model, request, context)
+            counted.rows = checks.row_count(request.inputs)
+            if isinstance(answer, Response):
+                return self._finished(model, request, answer)
+            await _close(answer)
+            raise Unsupported(
+                f"model {model.name} streams its answers: call generate_stream or ModelStreamInfer"
+            )
 
     async def predict(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:predict`."""
@@ -90,8 +85,7 @@ class DataPlane:
             result = await model.servable.predict(payload, context)
             counted.rows = checks.v1_row_count(payload)
             if hasattr(result, "__aiter__"):
-                counted.is_stream = True
-                return self._stream(model, counted.rows, result, context)
+                return counted.stream(result, lambda each: each)
             return result
 
     async def explain(self, model: ServedModel, payload: Any, context: Context) -> Any:
@@ -107,6 +101,13 @@ class DataPlane:
         if self.tracer is not None:
             self.tracer.end(context)
 
+    async def _run(
+        self, model: ServedModel, request: Request, context: Context
+    ) -> Response | AsyncIterator[Response]:
+        checks.check_inputs(request, model.servable.inputs)
+        checks.check_requested_outputs(request, model.servable.outputs)
+        return await model.servable.infer(request, context)
+
     def _finished(self, model: ServedModel, request: Request, response: Response) -> Response:
         response.model_name = request.model_name
         response.model_version = model.version
@@ -120,60 +121,85 @@ class DataPlane:
         self, model: ServedModel, context: Context, is_explain: bool = False
     ) -> Iterator["_Count"]:
         """Counts one request's end, good or bad; a stream is counted where it ends instead."""
-        count = _Count()
-        model.enter()
-        if self.tracer is not None:
-            self.tracer.begin(model.name, model.version, context)
+        count = _Count(self.metrics, model, context, is_explain)
         try:
             yield count
         except BaseException as err:
-            self._failed(model, context, err)
+            count.end(err)
             raise
-        else:
-            if not count.is_stream:
-                self._succeeded(model, context, count.rows)
-        finally:
-            model.leave()
-            self.metrics.observe(model.name, context, count.rows, is_explain)
-
-    async def _stream(
-        self,
-        model: ServedModel,
-        rows: int,
-        answers: AsyncIterator[Item],
-        context: Context,
-    ) -> AsyncIterator[Item]:
-        model.enter()
-        try:
-            async for answer in answers:
-                yield answer
-        except BaseException as err:  # GeneratorExit included: the caller hung up
-            self._failed(model, context, err)
-            raise
-        else:
-            self._succeeded(model, context, rows)
-        finally:
-            model.leave()
-            close = getattr(answers, "aclose", None)
-            if close is not None:
-                await close()
-
-    def _succeeded(self, model: ServedModel, context: Context, rows: int) -> None:
-        context.answered_ns = time.perf_counter_ns()
-        elapsed_ns = context.answered_ns - context.started_ns
-        model.statistics.succeeded(rows, elapsed_ns, context.stages)
-
-    def _failed(self, model: ServedModel, context: Context, error: BaseException) -> None:
-        elapsed_ns = time.perf_counter_ns() - context.started_ns
-        model.statistics.failed(failure_reason(error), elapsed_ns)
-        if self.tracer is not None:
-            self.tracer.end(context, error)
+        if not count.is_stream:
+            count.end(None)
 
 
-@dataclass(slots=True)
 class _Count:
-    rows: int = 1
-    is_stream: bool = False
+    """One request in flight, from its creation to `end`."""
+
+    def __init__(
+        self, metrics: InferenceMetrics, model: ServedModel, context: Context, is_explain: bool
+    ) -> None:
+        self.rows = 1
+        self.is_stream = False
+        self._metrics = metrics
+        self._model = model
+        self._context = context
+        self._is_explain = is_explain
+        self._has_ended = False
+        model.enter()
+
+    def stream(self, answers: AsyncIterator[Any], finish: Callable[[Any], Item]) -> "_Stream[Item]":
+        """answers, each through finish; they end this request."""
+        self.is_stream = True
+        return _Stream(answers, finish, self)
+
+    def end(self, error: BaseException | None) -> None:
+        """Idempotent."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        model, context = self._model, self._context
+        elapsed_ns = time.perf_counter_ns() - context.started_ns
+        if error is None:
+            model.statistics.succeeded(self.rows, elapsed_ns, context.stages)
+        else:
+            model.statistics.failed(failure_reason(error), elapsed_ns)
+        model.leave()
+        self._metrics.observe(model.name, context, self.rows, self._is_explain)
+
+
+class _Stream(AsyncIterator[Item]):
+    """A model's answers; the request is in flight until they end, fail, or are closed."""
+
+    def __init__(
+        self, answers: AsyncIterator[Any], finish: Callable[[Any], Item], count: _Count
+    ) -> None:
+        self._answers = aiter(answers)
+        self._finish = finish
+        self._count = count
+
+    async def __anext__(self) -> Item:
+        try:
+            return self._finish(await anext(self._answers))
+        except StopAsyncIteration:
+            self._count.end(None)
+            raise
+        except BaseException as err:
+            self._count.end(err)
+            await _close(self._answers)
+            raise
+
+    async def aclose(self) -> None:
+        """The caller hung up, unless the stream has ended."""
+        self._count.end(GeneratorExit())
+        await _close(self._answers)
+
+    def __del__(self) -> None:  # never begun, and not closed: it must not hold up a drain
+        self._count.end(GeneratorExit())
+
+
+async def _close(answers: AsyncIterator[Any]) -> None:
+    close = getattr(answers, "aclose", None)
+    if close is not None:
+        await close()
 
 
 def failure_reason(error: BaseException) -> FailureReason:
