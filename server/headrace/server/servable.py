@@ -6,6 +6,7 @@ free: what is synchronous goes through the model's `Executor`.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from operator import methodcaller
 from typing import Any, Protocol
 
 from headrace.server import checks
@@ -91,4 +92,6 @@ class TensorServable:
                 close()
 
     async def _predict(self, inputs: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        return await self._executor.run(lambda predictor: predictor.predict(inputs), context)
+        call = methodcaller("predict", inputs)  # not a lambda: no frame of ours in between
+        outputs: Sequence[Tensor] = await self._executor.run(call, context)
+        return outputs
