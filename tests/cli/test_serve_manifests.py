@@ -102,19 +102,29 @@ def test_a_custom_predictor_and_its_transformer_answer_and_stop(iris: Path, tmp_
         "iris",
         custom(iris, minReplicas=2, maxReplicas=4),
         transformer=program(iris, "transformer.py"),
+        explainer=program(iris, "transformer.py"),
     )
-    with serving("-f", written(tmp_path, manifest), *ANY_PORTS) as running:
+    ready = tmp_path / "ready.json"
+    file = written(tmp_path, manifest)
+    with serving("-f", file, *ANY_PORTS, "--ready_file", str(ready)) as running:
         entry = running.table["iris", "transformer"]
         predictor = running.table["iris", "predictor"]
         assert entry.startswith("http://127.0.0.1:")
         children = psutil.Process(running.child.pid).children(recursive=True)
-        assert len(children) == 2
+        assert len(children) == 3
         answers = [
             post(f"{entry}/v1/models/iris:predict", MILLIMETRES),
             post(f"{predictor}/v1/models/iris:predict", CENTIMETRES),
         ]
         assert answers == [{"predictions": [0, 2]}] * 2
         code, said = running.stop()
+        assert json.loads(ready.read_text()) == {
+            "iris": {
+                "http": entry.removeprefix("http://"),
+                "grpc": running.grpc["iris", "transformer"],
+                "explainer": running.table["iris", "explainer"].removeprefix("http://"),
+            }
+        }
         assert code == 0
         assert psutil.wait_procs(children, timeout=5)[1] == []
     assert "note: iris: predictor: minReplicas 2: one replica runs here\n" in said
@@ -221,7 +231,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["sklearn", "model", "runtime"])
 def test_a_model_from_a_manifest_over_v1_and_v2(iris: Path, tmp_path: Path, form: str) -> None:
     """The legacy block, the new one, and one that names KServe's runtime."""
-    pytest.importorskip("headrace.predictors.sklearn")
     block: dict[str, Any] = {"storageUri": f"file://{iris}/model.joblib"}
     predictor: dict[str, Any] = {"sklearn": block}
     if form != "sklearn":

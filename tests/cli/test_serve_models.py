@@ -1,10 +1,17 @@
 """`headrace serve PATH…`: which flags and variables the server is started with."""
 
+import urllib.request
 from pathlib import Path
 
+import joblib
+import psutil
 import pytest
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
 from headrace.cli.serve_models import BadModel, environment, flags_of, settings_flags
+from tests.cli.serving import post
+from tests.serving import server_process
 
 
 @pytest.fixture
@@ -84,3 +91,19 @@ def test_a_laptop_s_defaults_give_way_to_flags_environment_and_file(tmp_path: Pa
     }
     assert environment({}, {})["HEADRACE_SERVER_HOST"] == "127.0.0.1"
     assert environment({}, {})["HEADRACE_SERVER_LISTEN"] == "now"
+
+
+def test_a_model_file_is_served_on_loopback_with_its_docs(tmp_path: Path) -> None:
+    """The whole way: `headrace serve iris=model.joblib` becomes the server and answers."""
+    rows, classes = load_iris(return_X_y=True)
+    path = tmp_path / "model.joblib"
+    joblib.dump(LogisticRegression(max_iter=500).fit(rows, classes), path)
+    program = ("-m", "headrace.cli", "serve", f"iris=sklearn:{path}", "--http-port", "0")
+    with server_process("--listen", "ready", program=program) as server:
+        body = {"instances": [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]]}
+        assert post(f"{server.url}/v1/models/iris:predict", body) == {"predictions": [0, 2]}
+        with urllib.request.urlopen(f"{server.url}/docs") as page:
+            assert page.status == 200
+        listening = psutil.Process(server.process.pid).net_connections()
+        heard = {each.laddr.ip for each in listening if each.status == "LISTEN"}
+        assert {each.removeprefix("::ffff:") for each in heard} == {"127.0.0.1"}

@@ -4,6 +4,7 @@ read ─▶ default, validate ─▶ plan ─▶ download ─▶ start ─▶ ta
 """
 
 import asyncio
+import json
 import signal
 import sys
 import tempfile
@@ -25,7 +26,8 @@ from headrace.server.storage import Options, StorageError, UnsupportedUri, downl
 from headrace.server.storage.uri import Kind
 
 LOOPBACK = "127.0.0.1"
-OURS = ("http_port", "grpc_port", "host")  # the rest of the flags go to the servers
+# The rest of the flags go to the servers.
+OURS = ("http_port", "grpc_port", "host", "ready_file")
 PER_MODEL = ("model_name", "model_dir", "model_repository", "framework", "predictor_host", "model")
 
 
@@ -40,7 +42,9 @@ def serve(files: Sequence[str], given: Mapping[str, Any], env: Mapping[str, str]
             mounts = _downloaded(services, Path(folder), env)
             for note in [*found.notes, *_notes(found, services)]:
                 print(f"note: {note}", file=sys.stderr)
-            return asyncio.run(_run(services, mounts, {**env, **_settings_env(given)}))
+            ready_file = given.get("ready_file")
+            tell = Path(ready_file) if ready_file else None
+            return asyncio.run(_run(services, mounts, {**env, **_settings_env(given)}, tell))
     except (
         *(BadManifests, InvalidPredictor, CannotRun, PortTaken),
         *(StorageError, UnsupportedUri, OSError),
@@ -134,6 +138,7 @@ async def _run(
     services: Sequence[LocalService],
     mounts: Mapping[tuple[str, str], Mount],
     env: Mapping[str, str],
+    ready_file: Path | None,
 ) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -149,6 +154,8 @@ async def _run(
         await asyncio.wait([ended, signalled, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             print(_table(services), flush=True)
+            if ready_file is not None:
+                _write_ready_file(ready_file, services)
         await asyncio.wait([ended, signalled], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         signalled.cancel()
@@ -179,6 +186,23 @@ async def _until_ready(services: Sequence[LocalService]) -> None:
     """Returns when every port is open."""
     for replica in [each for service in services for each in service.replicas]:
         await until_open(replica.host, replica.http_port)
+
+
+def _write_ready_file(path: Path, services: Sequence[LocalService]) -> None:
+    """host:port by service and protocol, and of its explainer: there whole or not at all."""
+    told: dict[str, dict[str, str]] = {}
+    for service in services:
+        entry = service.entry
+        told[service.name] = {
+            "http": f"{entry.host}:{entry.http_port}",
+            "grpc": f"{entry.host}:{entry.grpc_port}",
+        }
+        for replica in service.replicas:
+            if replica.component == "explainer":
+                told[service.name]["explainer"] = f"{replica.host}:{replica.http_port}"
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(told))
+    unfinished.replace(path)
 
 
 def _show(line: str) -> None:
