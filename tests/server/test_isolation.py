@@ -1,11 +1,14 @@
 """Models in processes of their own: same answers, and a death is one request's affair."""
 
 import asyncio
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -35,6 +38,7 @@ from headrace.server.servable import TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.shared_block import Block
 from headrace.server.tensor import NUMPY, Datatype, Tensor
+from tests.serving import server_process
 
 PLUG_IN = '''
 import os, signal, sys, threading
@@ -317,7 +321,6 @@ from headrace.server.tensor import Tensor
 
 source = encode_source(ModelSource(Path(sys.path[0]), "odd"))
 (predictor,) = isolation.start(Load("m", source, sys.path, 1), 1)
-print(predictor.pid, flush=True)
 predictor.predict([Tensor(sys.argv[1], np.array([0]))])
 print("idle", flush=True)
 sys.stdin.read()
@@ -337,12 +340,10 @@ def test_a_child_ends_with_its_server(busy: bool, tmp_path: Path) -> None:
         text=True,
     ) as parent:
         assert parent.stdout is not None
-        child = os.pidfd_open(int(parent.stdout.readline()))
         assert parent.stdout.readline() == ("hanging\n" if busy else "idle\n")
         parent.kill()
         parent.wait()
         assert parent.stdout.read() == ""  # ends when the child does, which shares it
-        os.close(child)
 
 
 def test_threads_are_the_instances_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,3 +388,43 @@ def test_a_block_says_how_much_it_takes() -> None:
         "tensors of 64 bytes; a model in a process of its own takes and gives "
         "at most 63 bytes a call"
     )
+
+
+def test_a_load_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = ModelSource(tmp_path, "odd", isolation=Isolation.PROCESS)
+        loading = asyncio.create_task(load_servable("m", source))
+        await asyncio.sleep(0)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))  # the thread ends
+        assert children() == before
+
+    before = children()
+    asyncio.run(main())
+
+
+def test_a_server_with_isolated_models_serves_survives_and_ends(tmp_path: Path) -> None:
+    flags = ("--isolation", "process", "--model", f"m=echo:{tmp_path}")
+    body = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "INT64", "shape": [2], "data": [1, 2]}]}
+    ).encode()
+    with server_process(*flags) as server:
+        url = f"{server.url}/v2/models/m/infer"
+        for _ in range(2):
+            with urllib.request.urlopen(url, body, timeout=30) as reply:
+                assert json.load(reply)["outputs"][0]["data"] == [1, 2]
+            (child,) = (
+                pid
+                for task in Path(f"/proc/{server.process.pid}/task").iterdir()
+                for pid in (task / "children").read_text().split()
+            )
+            handle = os.pidfd_open(int(child))
+            os.kill(int(child), signal.SIGKILL)
+            select.select([handle], [], [], 10)  # readable once it is dead
+            os.close(handle)
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        assert "Warning" not in server.log.read_text()
+        assert not Path("/proc", child).exists()

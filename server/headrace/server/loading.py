@@ -106,7 +106,12 @@ class SourceLoader:
 
 async def load_servable(name: str, source: ModelSource) -> Servable:
     """Load source off the loop. Raises ModelLoadError with the reason."""
-    loaded = await asyncio.to_thread(_load_ready, name, source)
+    loading = asyncio.create_task(asyncio.to_thread(_load_ready, name, source))
+    try:
+        loaded = await asyncio.shield(loading)
+    except asyncio.CancelledError:  # the thread goes on; what it loads is not wanted any more
+        loading.add_done_callback(_discard)
+        raise
     first = loaded.instances[0]
     if isinstance(first, Model):
         user = ModelServable(first, source.limits, source.instances)
@@ -129,6 +134,13 @@ class _Loaded:
     @property
     def predictors(self) -> list[Predictor]:
         return [each for each in self.instances if not isinstance(each, Model)]
+
+
+def _discard(loading: asyncio.Task[_Loaded]) -> None:
+    if not loading.cancelled() and loading.exception() is None:
+        for each in loading.result().instances:
+            if isinstance(each, isolation.IsolatedPredictor):
+                each.close()
 
 
 def _load_ready(name: str, source: ModelSource) -> _Loaded:
