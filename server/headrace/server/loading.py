@@ -264,11 +264,17 @@ def model_files(folder: Path, model_format: PredictorFormat) -> list[Path]:
 
 
 def guess(path: Path) -> PredictorFormat:
-    """The only installed format that claims path. Raises ModelLoadError for none or several."""
+    """The only installed format that claims path, or a file directly in it.
+
+    Raises ModelLoadError for none or several.
+    """
     if not path.exists():
         raise ModelMissingError(path)
     formats: list[PredictorFormat] = [point.load() for point in known_formats().values()]
-    claimed = [each for each in formats if each.claims is not None and each.claims(path)]
+    claimed = [each for each in formats if _claims(each, path)]
+    folders = [each for each in claimed if each.wants_folder]
+    if folders:  # an MLmodel or a model.py speaks for all that lies beside it
+        claimed = folders
     if len(claimed) == 1:
         return claimed[0]
     if not claimed:
@@ -278,6 +284,16 @@ def guess(path: Path) -> PredictorFormat:
     raise ModelLoadError(
         f"{path}: could be {names}; say which with --framework, or as name=format:path"
     )
+
+
+def _claims(model_format: PredictorFormat, path: Path) -> bool:
+    claims = model_format.claims
+    if claims is None:
+        return False
+    if model_format.wants_folder:
+        return path.suffix.lower() in model_format.extensions if path.is_file() else claims(path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return any(claims(each) for each in files if each.is_file())
 
 
 def known_extensions() -> frozenset[str]:
