@@ -1,6 +1,5 @@
 """An InferenceService for each trained model, as a user of KServe would write it."""
 
-from pathlib import Path
 from typing import Any
 
 from tests.demo.training import Trained
@@ -13,21 +12,21 @@ def predictor_only(trained: Trained) -> dict[str, Any]:
     return _service(trained.name, {"predictor": {"model": _model(trained)}})
 
 
-def pipeline(trained: Trained, scaling: Path, background: Path) -> dict[str, Any]:
+def pipeline(trained: Trained) -> dict[str, Any]:
     """The same model behind the example transformer, explained by permutation importance.
 
-    scaling: the transformer's settings file. background: rows for the explainer, a .npy file.
+    The transformer turns measurements in millimetres into the centimetres the model was trained on.
     """
     return _service(
         PIPELINE,
         {
             "predictor": {"model": _model(trained)},
             "transformer": {
-                "containers": [_python("headrace.transformers.scaling", "--scaling", scaling)]
+                "containers": [_python("headrace.transformers.scaling", "--scale", "10")]
             },
             "explainer": {
                 "containers": [
-                    _python("headrace.transformers.importance", "--background", background)
+                    _python("headrace.transformers.permutation_importance", "--repeats", "5")
                 ]
             },
         },
@@ -39,11 +38,11 @@ def _model(trained: Trained) -> dict[str, Any]:
     return {"modelFormat": {"name": trained.model_format}, "storageUri": f"file://{source}"}
 
 
-def _python(module: str, flag: str, value: Path) -> dict[str, Any]:
+def _python(module: str, *args: str) -> dict[str, Any]:
     return {
         "image": "headrace/server",
         "command": ["python", "-m", module],
-        "args": [flag, str(value)],
+        "args": list(args),
     }
 
 

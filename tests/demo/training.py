@@ -1,5 +1,6 @@
 """Small real models on scikit-learn's bundled data, each saved in its framework's own format."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def torch_export(folder: Path) -> Trained:
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(trained_network(data), example, dynamic_shapes=({0: rows},))
     torch.export.save(program, path)
-    return Trained("digits-export", "pytorch", path, data)
+    return Trained("digits-export", "pytorch", path, data, input_name="pixels")
 
 
 def state_dict(folder: Path) -> Trained:
@@ -156,7 +157,9 @@ def state_dict(folder: Path) -> Trained:
 
 
 def mlflow_(folder: Path) -> Trained:
-    import mlflow.sklearn  # a second to import; only the demo's own process pays it
+    import mlflow.sklearn  # seconds to import; only the demo's own process pays them
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # that pickles are pickles
 
     data = data_of(load_diabetes)
     model = make_pipeline(StandardScaler(), Ridge()).fit(data.train_x, data.train_y)

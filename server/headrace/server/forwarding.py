@@ -10,10 +10,12 @@ what cannot have run is retried: a refused connection, or an answer of "unavaila
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 from headrace.server import hooks
 from headrace.server.errors import Code, UpstreamError
+from headrace.server.infer_types import InferRequest
 from headrace.server.predictor_config import PredictorConfig, PredictorProtocol
 
 # What a caller's headers may tell the predictor; --forward_headers adds to it
@@ -79,7 +81,8 @@ class Forwarder:
         response_headers: dict[str, str] | None = None,
     ) -> Any:
         """V1: the decoded JSON. V2 and gRPC: an InferResponse. Raises UpstreamError."""
-        return await self._ask(self.config, payload, headers, response_headers)
+        config = spoken(self.config, isinstance(payload, InferRequest))
+        return await self._ask(config, payload, headers, response_headers)
 
     async def explain(
         self, explainer_host: str, payload: Any, headers: Mapping[str, str] | None
@@ -140,7 +143,7 @@ class Forwarder:
     def _client(self, config: PredictorConfig, verb: str) -> tuple[Client, bool]:
         """The pooled client; for a hook that runs a loop of its own, one for this call alone."""
         loop = asyncio.get_running_loop()
-        key = f"{verb} {config.predictor_host}"
+        key = f"{verb} {config.protocol} {config.predictor_host}"
         known = self._clients.get(key)
         if known is not None and not known[0].is_closed():
             is_ours = known[0] is loop
@@ -148,6 +151,19 @@ class Forwarder:
         client = make_client(self.model_name, config, verb)
         self._clients[key] = (loop, client)
         return client, True
+
+
+def spoken(config: PredictorConfig, is_v2: bool) -> PredictorConfig:
+    """config with the REST protocol that the payload is in: one predictor answers both.
+
+    KServe's posts a V2 body to the V1 path and fails; gRPC is a port of its own and stays.
+    """
+    if config.protocol == PredictorProtocol.GRPC_V2.value:
+        return config
+    changed = copy(config)
+    protocol = PredictorProtocol.REST_V2 if is_v2 else PredictorProtocol.REST_V1
+    changed.predictor_protocol = protocol.value
+    return changed
 
 
 def make_client(model_name: str, config: PredictorConfig, verb: str) -> Client:

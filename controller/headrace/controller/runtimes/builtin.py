@@ -19,6 +19,7 @@ IMAGE = "headrace/server:latest"
 PRIORITY = 100
 PROTOCOLS = ["v1", "v2", "grpc-v2"]
 VERSIONS = {
+    "custom": ("1",),  # a Python file with a Model; not a format of KServe's
     "lightgbm": ("3", "4"),
     "mlflow": ("1", "2"),
     "onnx": ("1",),
