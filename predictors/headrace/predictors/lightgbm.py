@@ -37,9 +37,7 @@ def load(path: Path, options: LoadOptions) -> LightgbmPredictor:
     if not is_text_model(path):
         raise ModelLoadError(f"{path}: not a LightGBM model, which begins with 'tree'")
     try:
-        booster = lightgbm.Booster(
-            model_file=str(path), params={"num_threads": options.threads, "verbose": -1}
-        )
+        booster = lightgbm.Booster(model_file=str(path))
     except Exception as err:
         raise ModelLoadError(f"{path}: LightGBM cannot load it: {err}") from err
     return LightgbmPredictor(booster, options.threads)

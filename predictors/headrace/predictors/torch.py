@@ -1,9 +1,9 @@
 """PyTorch models: TorchScript (.pt), `torch.export` programs (.pt2), state dicts with their class.
 
-Nothing here unpickles freely: `torch.load` runs with weights_only, TorchScript and exported
-programs are archives of code that torch itself interprets. A state dict (.pt, .pth) needs the class
-of its module: one Python file beside it with one `torch.nn.Module`, made without arguments; that is
-code, so from a download it needs --trust-code.
+Nothing here unpickles freely: `torch.load` runs with weights_only, and torch_archives.py looks
+through TorchScript and exported programs before torch opens them. A state dict (.pt, .pth) needs
+the class of its module: one Python file beside it with one `torch.nn.Module`, made without
+arguments; that is code, so from a download it needs --trust-code.
 
 An exported program declares its inputs; the others take tensors in the order they come, doubles
 turned into the weights' datatype. Outputs are output-0, …, or the keys of a dict. torch has one CPU
@@ -20,6 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from headrace.predictors import torch_archives
 from headrace.server import (
     Datatype,
     InvalidInput,
@@ -92,8 +93,12 @@ def load(path: Path, options: LoadOptions) -> TorchPredictor:
         raise ModelLoadError("PyTorch models need torch: pip install 'headrace[torch]'") from err
     torch.set_num_threads(options.threads)
     if path.suffix.lower() == ".pt2":
+        if not options.trust_code:
+            torch_archives.check_exported(torch, path)
         return _exported(torch, path)
     if is_torchscript(path):
+        if not options.trust_code:
+            torch_archives.check_script(path)
         module = torch.jit.load(str(path), map_location="cpu").eval()
         return TorchPredictor(torch, module, ())  # it knows nothing of its tensors but how many
     return _from_state_dict(torch, path, options)

@@ -42,7 +42,7 @@ def load(path: Path, options: LoadOptions) -> XgboostPredictor:
         ) from err
     try:
         booster = xgboost.Booster({"nthread": options.threads})
-        booster.load_model(str(path))
+        booster.load_model(bytearray(path.read_bytes()))  # by content: it knows no `.bst`
         booster.set_param({"nthread": options.threads})
     except Exception as err:
         reason = str(err).splitlines()[0]
