@@ -11,11 +11,14 @@ Never on the list: functions that call what they are given (`functools.partial`,
 (scipy.stats' distributions, whose `__setstate__` runs `exec`).
 """
 
+import copyreg
 import importlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.random import BitGenerator, _pickle
 
 PACKAGES = frozenset(  # of scikit-learn; its tests, data sets and utils are not among them
     [
@@ -66,12 +69,12 @@ BASES = (  # a class of PACKAGES must derive from one of these
 _LISTED = {
     "builtins": "set frozenset complex slice list dict tuple int float bool str object",
     "collections": "OrderedDict defaultdict Counter deque",
-    "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta",
     "decimal": "Decimal",
     "uuid": "UUID",
     "numpy": """dtype ndarray bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16
-        float32 float64 longdouble complex64 complex128 str_ bytes_ datetime64 timedelta64 object_
+        float32 float64 longdouble number integer floating
+        generic bool complex64 complex128 str_ bytes_ datetime64 timedelta64 object_
         mean median sum max min nan_to_num clip""",
     "numpy.ma": "MaskedArray",
     "numpy.ma.core": "MaskedArray _mareconstruct",
@@ -79,7 +82,6 @@ _LISTED = {
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
-    "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
     "numpy.random._mt19937": "MT19937",
     "numpy.random._pcg64": "PCG64 PCG64DXSM",
     "numpy.random._philox": "Philox",
@@ -120,7 +122,7 @@ _LISTED = {
     "sklearn.feature_selection._mutual_info": "mutual_info_classif mutual_info_regression",
     "sklearn.linear_model._sgd_fast": """Hinge SquaredHinge Log SquaredLoss Huber
         EpsilonInsensitive SquaredEpsilonInsensitive ModifiedHuber""",
-    "sklearn.metrics._scorer": "_PassthroughScorer _Scorer _MultimetricScorer",
+    "sklearn.metrics._scorer": "_PassthroughScorer _Scorer _CurveScorer _MultimetricScorer",
     "sklearn.metrics._classification": """accuracy_score balanced_accuracy_score f1_score
         precision_score recall_score jaccard_score log_loss matthews_corrcoef brier_score_loss
         fbeta_score cohen_kappa_score""",
@@ -132,8 +134,7 @@ _LISTED = {
     "sklearn.metrics.pairwise": """rbf_kernel linear_kernel polynomial_kernel sigmoid_kernel
         laplacian_kernel cosine_similarity chi2_kernel additive_chi2_kernel euclidean_distances
         manhattan_distances cosine_distances""",
-    "sklearn.metrics._dist_metrics": "newObj "
-    + " ".join(
+    "sklearn.metrics._dist_metrics": " ".join(
         f"{name}Distance{bits}"
         for name in [
             "Euclidean",
@@ -156,8 +157,8 @@ _LISTED = {
         ]
         for bits in ("", "32", "64")
     ),
-    "sklearn.neighbors._kd_tree": "newObj KDTree KDTree32 KDTree64",
-    "sklearn.neighbors._ball_tree": "newObj BallTree BallTree32 BallTree64",
+    "sklearn.neighbors._kd_tree": "KDTree KDTree32 KDTree64",
+    "sklearn.neighbors._ball_tree": "BallTree BallTree32 BallTree64",
     "sklearn.neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
     "sklearn.tree._tree": "Tree",
     "sklearn.utils._bunch": "Bunch",
@@ -192,10 +193,46 @@ def _bytearray(content: Any = b"", encoding: str = "latin1") -> bytearray:
     return bytearray(_bytes(content))
 
 
+def _reconstructed(klass: Any, base: Any, state: Any) -> Any:
+    """`copyreg._reconstructor`, which calls base's `__init__`: for Python's own classes only."""
+    if base not in (object, dict, list, tuple, set, frozenset, int, float, complex, str):
+        raise ValueError(f"an instance made by {base!r}")
+    return copyreg._reconstructor(klass, base, state)  # type: ignore[attr-defined]  # typeshed
+
+
+def _random(make: Callable[[Any], Any]) -> Callable[..., Any]:
+    """One of numpy's makers of generators, which call what they are given, without that."""
+
+    def made(generator: Any = "MT19937", ignored: Any = None) -> Any:
+        kind = generator if isinstance(generator, type) else type(generator)
+        if not issubclass(kind, str | BitGenerator):
+            raise ValueError(f"a random generator made by {kind.__name__}")
+        return make(generator)
+
+    return made
+
+
+def _new(klass: Any) -> Any:
+    """scikit-learn's `newObj`: it calls its argument's `__new__`, which may be an attribute."""
+    if not isinstance(klass, type):
+        raise ValueError(f"an instance of a {type(klass).__name__}")
+    make: Any = klass.__new__
+    return make(klass)
+
+
 STAND_INS: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _text_as_bytes,
+    ("copyreg", "_reconstructor"): _reconstructed,
     ("builtins", "bytes"): _bytes,
     ("builtins", "bytearray"): _bytearray,
+    **{
+        ("numpy.random._pickle", name): _random(getattr(_pickle, name))
+        for name in ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")
+    },
+    **{
+        (f"sklearn.{module}", "newObj"): _new
+        for module in ("metrics._dist_metrics", "neighbors._kd_tree", "neighbors._ball_tree")
+    },
     ("numpy", "memmap"): np.ndarray,  # a memory-mapped array is saved as an array
     ("numpy.core.memmap", "memmap"): np.ndarray,
     ("numpy._core.memmap", "memmap"): np.ndarray,
@@ -205,7 +242,6 @@ STAND_INS: dict[tuple[str, str], Any] = {
 CALLED = {
     "builtins": "set frozenset complex slice list dict tuple object",
     "collections": "OrderedDict defaultdict Counter deque",
-    "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta",
     "decimal": "Decimal",
     "numpy": "dtype",
@@ -217,10 +253,6 @@ _CALLED_NAMES = frozenset(
         "scalar",
         "_frombuffer",
         "_mareconstruct",
-        "__randomstate_ctor",
-        "__generator_ctor",
-        "__bit_generator_ctor",
-        "newObj",
     ]
 )
 _CALLED_MODULES = frozenset({"sklearn._loss._loss", "sklearn.linear_model._sgd_fast"})

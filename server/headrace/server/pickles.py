@@ -12,7 +12,7 @@ CPU, or crash a framework whose native code trusts its own arrays.
 
 import io
 import pickle
-import types
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -85,12 +85,14 @@ class ArrayWrapper:
 class SafeUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_STEPS)
     stack: list[Any]
+    metastack: list[list[Any]]
     append: Callable[[Any], None]
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
         self._source = file
         self._path = path
+        self._globals: dict[int, Any] = {}  # kept, so that no id is used twice
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("joblib.numpy_pickle", "NumpyArrayWrapper"):
@@ -98,7 +100,11 @@ class SafeUnpickler(pickle._Unpickler):
         found = find_allowed(module, name)
         if found is None:
             raise self._refused(f"{module}.{name}")
+        self._globals[id(found)] = found
         return found
+
+    def get_extension(self, code: int) -> Any:
+        raise self._refused(f"extension {code} of copyreg")
 
     def persistent_load(self, pid: Any) -> Any:
         raise self._refused("a persistent id")
@@ -129,8 +135,12 @@ class SafeUnpickler(pickle._Unpickler):
             target.__dict__.update(state)
             self.stack[-1] = self._read_array(target)
             return
-        if isinstance(target, type | types.FunctionType | types.BuiltinFunctionType | np.ufunc):
-            raise self._refused(f"a change of {getattr(target, '__qualname__', target)}")
+        if id(target) in self._globals:
+            raise self._refused(f"a change of {_name(target)}")
+        for part in state if isinstance(state, tuple) else (state,):
+            for key in part if isinstance(part, dict) else ():
+                if isinstance(key, str) and key.startswith("__") and key.endswith("__"):
+                    raise self._refused(f"a {key} of its own")  # would be called as a method
         if isinstance(target, np.ndarray) and isinstance(state, tuple):
             for part in state:
                 if isinstance(part, np.dtype):
@@ -139,6 +149,21 @@ class SafeUnpickler(pickle._Unpickler):
         if isinstance(target, np.dtype):
             check_dtype(target)
 
+    def load_append(self) -> None:
+        self._check_list(self.stack[-2])
+        super().load_append()  # type: ignore[misc]  # see the class
+
+    def load_appends(self) -> None:
+        self._check_list(self.metastack[-1][-1])
+        super().load_appends()  # type: ignore[misc]  # see the class
+
+    def load_additems(self) -> None:
+        self._check_list(self.metastack[-1][-1])
+        super().load_additems()  # type: ignore[misc]  # see the class
+
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.ADDITEMS[0]] = load_additems
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
@@ -175,6 +200,11 @@ class SafeUnpickler(pickle._Unpickler):
         if not isinstance(klass, type):
             raise self._refused(f"an instance of {_name(klass)}")
 
+    def _check_list(self, target: Any) -> None:
+        """Python calls the target's `append`, which an object may have as a plain attribute."""
+        if not isinstance(target, list | set | deque):
+            raise self._refused(f"items added to a {type(target).__name__}")
+
     def _refused(self, what: str) -> UntrustedModel:
         return UntrustedModel(
             f"{self._path}: this pickle wants {what}, which is not on the list of what models "
@@ -184,22 +214,22 @@ class SafeUnpickler(pickle._Unpickler):
 
 
 def check_dtype(dtype: np.dtype[Any], depth: int = 0) -> None:
-    """Raises ModelLoadError for a dtype whose pickled flags hide the pointers it holds: an array of
+    """Raises ValueError for a dtype whose pickled flags hide the pointers it holds: an array of
     it would read addresses from the file."""
     inner = [dtype.subdtype[0]] if dtype.subdtype else []
     for name in dtype.names or ():
         field, offset = dtype.fields[name][:2]  # type: ignore[index]  # names has it
         if offset < 0 or offset + field.itemsize > dtype.itemsize:
-            raise ModelLoadError(f"field {name!r} of a dtype lies outside it")
+            raise ValueError(f"field {name!r} of a dtype lies outside it")
         inner.append(field)
     if depth > 8:
-        raise ModelLoadError("a dtype is nested too deeply")
+        raise ValueError("a dtype is nested too deeply")
     for field in inner:
         check_dtype(field, depth + 1)
     if inner and any(field.hasobject for field in inner) != dtype.hasobject:
-        raise ModelLoadError("a dtype's flags contradict its fields")
+        raise ValueError("a dtype's flags contradict its fields")
     if not inner and dtype.hasobject != (dtype.kind == "O"):
-        raise ModelLoadError("a dtype's flags contradict its kind")
+        raise ValueError("a dtype's flags contradict its kind")
 
 
 def _name(value: Any) -> str:
