@@ -22,7 +22,7 @@ import msgspec
 
 from headrace.server import model_config
 from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
-from headrace.server.loading import ModelSource, known_extensions, load_servable
+from headrace.server.loading import MLSERVER_SETTINGS, ModelSource, known_extensions, load_servable
 from headrace.server.model_config import ModelConfig
 from headrace.server.repository import ServedModel, sort_versions
 from headrace.server.servable import TensorServable
@@ -30,7 +30,6 @@ from headrace.server.servable import TensorServable
 log = logging.getLogger(__name__)
 
 TRITON = "config.pbtxt"
-MLSERVER = "model-settings.json"
 RESCAN_S = 1.0  # names() answers requests for unknown models too: the disk is asked this often
 FILE = "file:"
 IMPLEMENTATIONS = {
@@ -145,7 +144,7 @@ def scan(root: Path) -> dict[str, Found]:
 
 def _of_folder(folder: Path) -> list[tuple[str, Path]]:
     """The names a folder holds: one each model-settings.json below it, else its own."""
-    settings = sorted(folder.rglob(MLSERVER))
+    settings = sorted(folder.rglob(MLSERVER_SETTINGS))
     if not settings:
         return [(folder.name, folder)]
     return [(_settings_name(each), each.parent) for each in settings]
@@ -174,15 +173,15 @@ def sources_of(
     first = found.paths[0]
     if first.is_file():
         return [(replace(template, path=first), ModelConfig())]
-    if (first / MLSERVER).exists():
+    if (first / MLSERVER_SETTINGS).exists():
         return [_mlserver(folder, template) for folder in found.paths]
     return _triton(name, first, template, override)
 
 
 def _mlserver(folder: Path, template: ModelSource) -> tuple[ModelSource, ModelConfig]:
-    path = folder / MLSERVER
+    path = folder / MLSERVER_SETTINGS
     settings = read_settings(path)
-    framework = None
+    framework = template.framework
     if settings.implementation:
         framework = IMPLEMENTATIONS.get(settings.implementation)
         if framework is None:

@@ -43,6 +43,7 @@ from headrace.server.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
+MLSERVER_SETTINGS = "model-settings.json"  # lies beside models whose own extension is .json
 _WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
 
@@ -259,7 +260,9 @@ def model_files(folder: Path, model_format: PredictorFormat) -> list[Path]:
     return sorted(
         each
         for each in folder.iterdir()
-        if each.is_file() and each.suffix.lower() in model_format.extensions
+        if each.is_file()
+        and each.suffix.lower() in model_format.extensions
+        and each.name != MLSERVER_SETTINGS
     )
 
 
