@@ -153,7 +153,8 @@ async def _run(
         ready = asyncio.create_task(_until_ready(services))
         await asyncio.wait([ended, signalled, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            print(_table(services), flush=True)
+            sys.stdout.write(f"{_table(services)}\n")  # one write: readers get it whole
+            sys.stdout.flush()
             if ready_file is not None:
                 _write_ready_file(ready_file, services)
         await asyncio.wait([ended, signalled], return_when=asyncio.FIRST_COMPLETED)
