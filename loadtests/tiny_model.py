@@ -23,7 +23,7 @@ class Tiny(library.Model):
         output = library.InferOutput("y", list(rows.shape), "FP32", rows * 2)
         if payload.inputs[0].data and not payload.from_grpc:
             output = library.InferOutput("y", list(rows.shape), "FP32", (rows * 2).ravel().tolist())
-        return library.InferResponse(payload.id, self.name, [output])
+        return library.InferResponse(payload.id or "0", self.name, [output])
 
 
 model = Tiny("tiny")
