@@ -105,10 +105,7 @@ CLASSIFIERS: dict[str, Any] = {
     "perceptron": linear_model.Perceptron(random_state=0),
     "decision tree": STUMP,
     "extra tree": tree.ExtraTreeClassifier(random_state=0),
-    "random forest": forest(),
-    "random forest with a RandomState": ensemble.RandomForestClassifier(
-        3, random_state=np.random.RandomState(3)
-    ),
+    "random forest": ensemble.RandomForestClassifier(5, random_state=np.random.RandomState(3)),
     "extra trees": ensemble.ExtraTreesClassifier(5, random_state=0),
     "gradient boosting": ensemble.GradientBoostingClassifier(n_estimators=5, random_state=0),
     "gradient boosting over another model": ensemble.GradientBoostingClassifier(

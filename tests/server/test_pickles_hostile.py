@@ -10,7 +10,6 @@ import gzip
 import io
 import lzma
 import pickle
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from headrace.server import ModelLoadError, UntrustedModel, load_pickle
+from tests.server.pickle_code import code, stack_global, text
 
 
 class Calls:
@@ -46,21 +46,8 @@ def system(canary: Path) -> Calls:
     return Calls(os.system, touching(canary))
 
 
-def text(value: str) -> bytes:
-    """A short unicode string, opcode X."""
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-
-
 def written(canary: Path) -> str:
     return f"open({str(canary)!r}, 'w').close()"
-
-
-def stack_global(module: str, name: str) -> bytes:
-    return text(module) + text(name) + b"\x93"
-
-
-def code(body: bytes) -> bytes:
-    return b"\x80\x04" + body + b"."
 
 
 def inst(canary: Path) -> bytes:

@@ -10,6 +10,7 @@ What this does not promise: a crafted but well-formed model may still predict no
 CPU, or crash a framework whose native code trusts its own arrays.
 """
 
+import copy
 import io
 import pickle
 from collections import deque
@@ -25,6 +26,8 @@ from headrace.server.errors import ModelLoadError, ServingError, UntrustedModel
 from headrace.server.pickle_names import find_allowed, is_builder
 
 FREE_BYTES = 1 << 30  # what any file may unpack to, whatever its size
+MAX_DTYPE_DEPTH = 8
+MEMORY_FLAGS = 0x1B  # numpy's NPY_FROM_FIELDS: holds pointers, is pickled as a list, …
 MAX_RATIO = 200  # unpacked bytes per byte of file beyond that
 
 
@@ -86,6 +89,7 @@ class SafeUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_STEPS)
     stack: list[Any]
     metastack: list[list[Any]]
+    memo: dict[int, Any]
     append: Callable[[Any], None]
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
@@ -141,26 +145,55 @@ class SafeUnpickler(pickle._Unpickler):
             for key in part if isinstance(part, dict) else ():
                 if isinstance(key, str) and key.startswith("__") and key.endswith("__"):
                     raise self._refused(f"a {key} of its own")  # would be called as a method
-        if isinstance(target, np.ndarray) and isinstance(state, tuple):
-            for part in state:
-                if isinstance(part, np.dtype):
-                    check_dtype(part)
-        super().load_build()  # type: ignore[misc]  # see the class
         if isinstance(target, np.dtype):
-            check_dtype(target)
+            self.stack.pop()
+            self._replace_dtype(target, state)
+            return
+        if isinstance(target, np.ndarray):
+            self._check_array_state(target, state)
+        super().load_build()  # type: ignore[misc]  # see the class
+        if type(target).__module__.startswith("scipy.sparse.") and hasattr(target, "check_format"):
+            target.check_format(full_check=True)  # scipy writes where its indices say
+
+    def _replace_dtype(self, target: np.dtype[Any], state: Any) -> None:
+        """Fills a copy: arrays made from target before would show their bytes as something else."""
+        filled = copy.copy(target)  # np.dtype(target, copy=True) may be target itself
+        filled.__setstate__(state)  # type: ignore[attr-defined]  # typeshed
+        check_dtype(filled)
+        self.stack[-1] = filled
+        for key, value in self.memo.items():
+            if value is target:
+                self.memo[key] = filled
+
+    def _check_array_state(self, target: np.ndarray[Any, Any], state: Any) -> None:
+        if target.size:  # its memory, which another array may share, would be freed
+            raise self._refused("a second content for an array")
+        for part in state:
+            if isinstance(part, np.dtype):
+                check_dtype(part)
 
     def load_append(self) -> None:
-        self._check_list(self.stack[-2])
+        self._check_container(self.stack[-2], list | deque)
         super().load_append()  # type: ignore[misc]  # see the class
 
     def load_appends(self) -> None:
-        self._check_list(self.metastack[-1][-1])
+        self._check_container(self.metastack[-1][-1], list | deque)
         super().load_appends()  # type: ignore[misc]  # see the class
 
     def load_additems(self) -> None:
-        self._check_list(self.metastack[-1][-1])
+        self._check_container(self.metastack[-1][-1], set)
         super().load_additems()  # type: ignore[misc]  # see the class
 
+    def load_setitem(self) -> None:
+        self._check_container(self.stack[-3], dict)
+        super().load_setitem()  # type: ignore[misc]  # see the class
+
+    def load_setitems(self) -> None:
+        self._check_container(self.metastack[-1][-1], dict)
+        super().load_setitems()  # type: ignore[misc]  # see the class
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.APPEND[0]] = load_append
     dispatch[pickle.APPENDS[0]] = load_appends
     dispatch[pickle.ADDITEMS[0]] = load_additems
@@ -199,10 +232,14 @@ class SafeUnpickler(pickle._Unpickler):
     def _check_class(self, klass: Any) -> None:
         if not isinstance(klass, type):
             raise self._refused(f"an instance of {_name(klass)}")
+        if issubclass(
+            klass, np.ndarray
+        ):  # numpy takes any bytes for its pointers; see _reconstruct
+            raise self._refused("an array over memory of its own")
 
-    def _check_list(self, target: Any) -> None:
+    def _check_container(self, target: Any, kind: Any) -> None:
         """Python calls the target's `append`, which an object may have as a plain attribute."""
-        if not isinstance(target, list | set | deque):
+        if not isinstance(target, kind):
             raise self._refused(f"items added to a {type(target).__name__}")
 
     def _refused(self, what: str) -> UntrustedModel:
@@ -214,22 +251,38 @@ class SafeUnpickler(pickle._Unpickler):
 
 
 def check_dtype(dtype: np.dtype[Any], depth: int = 0) -> None:
-    """Raises ValueError for a dtype whose pickled flags hide the pointers it holds: an array of
-    it would read addresses from the file."""
-    inner = [dtype.subdtype[0]] if dtype.subdtype else []
-    for name in dtype.names or ():
-        field, offset = dtype.fields[name][:2]  # type: ignore[index]  # names has it
-        if offset < 0 or offset + field.itemsize > dtype.itemsize:
-            raise ValueError(f"field {name!r} of a dtype lies outside it")
-        inner.append(field)
-    if depth > 8:
+    """Raises ValueError for a dtype that numpy itself would not make from its parts, e.g. one
+    whose flags hide the pointers it holds: an array of it would read addresses from the file."""
+    if depth > MAX_DTYPE_DEPTH:
         raise ValueError("a dtype is nested too deeply")
-    for field in inner:
-        check_dtype(field, depth + 1)
-    if inner and any(field.hasobject for field in inner) != dtype.hasobject:
-        raise ValueError("a dtype's flags contradict its fields")
-    if not inner and dtype.hasobject != (dtype.kind == "O"):
-        raise ValueError("a dtype's flags contradict its kind")
+    if dtype.subdtype:
+        check_dtype(dtype.subdtype[0], depth + 1)
+        honest = np.dtype(dtype.subdtype)
+    elif dtype.names is not None and dtype.fields is not None:
+        fields = [dtype.fields[name] for name in dtype.names]
+        for field in fields:
+            check_dtype(field[0], depth + 1)
+        if len(dtype.fields) != len(fields):
+            raise ValueError("a dtype has more fields than names")
+        honest = np.dtype(
+            {
+                "names": list(dtype.names),
+                "formats": [field[0] for field in fields],
+                "offsets": [field[1] for field in fields],
+                "itemsize": dtype.itemsize,
+            }
+        )
+    elif dtype.kind in "SUV":
+        honest = np.dtype((dtype.type, dtype.itemsize // (4 if dtype.kind == "U" else 1)))
+    elif dtype.kind in "biufcmMO":
+        honest = np.dtype(dtype.type)
+    else:
+        raise ValueError(f"an array of {dtype.kind!r}")
+    if (honest.itemsize, honest.flags & MEMORY_FLAGS) != (
+        dtype.itemsize,
+        dtype.flags & MEMORY_FLAGS,
+    ):
+        raise ValueError("a dtype's size or flags contradict its parts")
 
 
 def _name(value: Any) -> str:
