@@ -11,12 +11,12 @@ import numpy as np
 
 from headrace.server import (
     Datatype,
-    InvalidInput,
     LoadOptions,
     ModelLoadError,
     PredictorFormat,
     Tensor,
     TensorSpec,
+    tables,
 )
 
 DATATYPES = {
@@ -47,7 +47,7 @@ class OnnxPredictor:
         self._names = [spec.name for spec in self.outputs]
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        feed = {tensor.name: _fed(tensor) for tensor in inputs}
+        feed = {tensor.name: tables.to_numpy(tensor) for tensor in inputs}  # text as str
         results = self._session.run(self._names, feed)
         return [
             Tensor(name, _array(result)) for name, result in zip(self._names, results, strict=True)
@@ -88,19 +88,6 @@ def _spec(node: Any, is_optional: bool = False) -> TensorSpec:
         raise ModelLoadError(f"'{node.name}' is {node.type}; expected one of {known}")
     shape = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape)
     return TensorSpec(node.name, DATATYPES[element], shape, is_optional)
-
-
-def _fed(tensor: Tensor) -> Any:
-    """onnxruntime wants strings where the wire has UTF-8 bytes."""
-    if tensor.datatype is not Datatype.BYTES:
-        return tensor.array
-    try:
-        texts = [x.decode() if isinstance(x, bytes) else str(x) for x in tensor.array.flat]
-    except UnicodeDecodeError as err:
-        raise InvalidInput(f"'{tensor.name}': the model takes text, this is not UTF-8") from err
-    array = np.empty(len(texts), dtype=object)
-    array[:] = texts
-    return array.reshape(tensor.shape)
 
 
 def _array(result: Any) -> Any:

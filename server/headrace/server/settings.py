@@ -81,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = None
     ssl_certfile: Annotated[str | None, doc("TLS certificate; env KSERVE_TLS_CERT_FILE")] = None
     ssl_keyfile: Annotated[str | None, doc("TLS key; env KSERVE_TLS_KEY_FILE")] = None
+    ce_source: Annotated[str | None, doc("source of answered CloudEvents; env CE_SOURCE")] = None
+    ce_type: Annotated[str | None, doc("type of answered CloudEvents; env CE_TYPE")] = None
+    ce_merge: Annotated[bool, doc("answer with the request's attributes; env CE_MERGE")] = False
     # Ours: what to load and what it may do
     model: Annotated[
         tuple[str, ...], doc("name=path or name=format:path, repeatable; instead of --model_dir")
@@ -181,6 +184,9 @@ def from_env(env: Mapping[str, str]) -> dict[str, Any]:
         ("KSERVE_TLS_CERT_FILE", "ssl_certfile"),
         ("KSERVE_TLS_KEY_FILE", "ssl_keyfile"),
         ("KSERVE_LOGLEVEL", "log_level"),
+        ("CE_SOURCE", "ce_source"),
+        ("CE_TYPE", "ce_type"),
+        ("CE_MERGE", "ce_merge"),
     ):
         if env.get(name):
             found[field] = env[name]

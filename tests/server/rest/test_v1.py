@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.server.protocol.cloudevents import CloudEventSettings
+from headrace.server.rest.v1 import event_settings
+from headrace.server.settings import Settings
 from tests.server.rest.client import Headers, Reply, ask, exchange, parse, request
 from tests.server.rest.models import Raising, Returning, model, usual
 from tests.serving import running
@@ -266,3 +269,12 @@ def test_a_name_that_must_be_encoded() -> None:
             return await ask(server.ports.http, "POST", "/v1/models/m%20x:predict", ROWS)
 
     assert asyncio.run(run()).json() == {"predictions": [[1, 2]]}
+
+
+def test_settings_say_what_answered_events_carry() -> None:
+    """KServe's CE_SOURCE, CE_TYPE and CE_MERGE reach the answer's attributes."""
+    given, _ = Settings.from_sources(
+        [], {"CE_SOURCE": "here", "CE_TYPE": "answer", "CE_MERGE": "true"}
+    )
+    assert event_settings(given) == CloudEventSettings("here", "answer", True)
+    assert event_settings(Settings()) == CloudEventSettings(None, None, False)

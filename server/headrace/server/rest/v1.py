@@ -1,6 +1,5 @@
 """V1 `:predict` and `:explain`: JSON or bytes in, whatever the model returns out (contract §1)."""
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from headrace.server.rest.answer import Answer, add_model_headers, encoded_answe
 from headrace.server.rest.call import Call
 from headrace.server.rest.limits import parse_limits
 from headrace.server.rest.routes import Handler, Route
-from headrace.server.settings import TRUE, Settings
+from headrace.server.settings import Settings
 
 Verb = Callable[[ServedModel, Any, Context], Awaitable[Any]]
 PREFIXES = (
@@ -31,7 +30,7 @@ class V1:
         self._plane = plane
         self._limits: ParseLimits = parse_limits(settings)
         self._protocol = settings.predictor_protocol
-        self._events = event_settings()
+        self._events = event_settings(settings)
 
     def routes(self) -> list[Route]:
         return [
@@ -78,10 +77,6 @@ async def _pieces(items: AsyncIterator[Any]) -> AsyncIterator[bytes]:
             await close()
 
 
-def event_settings() -> CloudEventSettings:
-    """KServe's three variables about the events we answer with."""
-    return CloudEventSettings(
-        os.environ.get("CE_SOURCE"),
-        os.environ.get("CE_TYPE"),
-        os.environ.get("CE_MERGE", "").lower() in TRUE,
-    )
+def event_settings(settings: Settings) -> CloudEventSettings:
+    """What settings say about the events we answer with."""
+    return CloudEventSettings(settings.ce_source, settings.ce_type, settings.ce_merge)

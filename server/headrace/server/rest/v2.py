@@ -24,7 +24,7 @@ class V2:
     def __init__(self, plane: DataPlane, settings: Settings) -> None:
         self._plane = plane
         self._limits = parse_limits(settings)
-        self._events = event_settings()
+        self._events = event_settings(settings)
 
     def routes(self) -> list[Route]:
         return [Route("POST", f"{prefix}/infer", self.infer) for prefix in PREFIXES]
