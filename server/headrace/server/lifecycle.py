@@ -65,6 +65,11 @@ async def serve(
         waiting.cancel()
         print(f"headrace.server: {err}", file=sys.stderr, flush=True)
         return START_FAILED
+    except Exception as err:  # a user's own code, or ours: its traceback is in the log
+        waiting.cancel()
+        log.exception("start failed")
+        print(f"headrace.server: {type(err).__name__}: {err}", file=sys.stderr, flush=True)
+        return START_FAILED
     if on_listening is not None:
         on_listening(server.ports)
     elif server.settings.ready_file:
