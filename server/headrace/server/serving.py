@@ -101,6 +101,10 @@ class Server:
     async def _open(self) -> None:
         grpc = await self._grpc.start() if self.settings.enable_grpc else None
         self._rest.unix_address = self._grpc.unix_address
-        http = await self._rest.start()
+        try:
+            http = await self._rest.start()
+        except OSError:
+            await self._grpc.stop(0)
+            raise
         self.ports = Ports(http, grpc)
         log.info("listening", extra={"http_port": http, "grpc_port": grpc})
