@@ -1,0 +1,288 @@
+"""Which format a path has, which file is loaded, and what is said when neither is clear."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace.server import LoadOptions, ModelLoadError, UntrustedModel
+from headrace.server.errors import ModelMissingError
+from headrace.server.loading import (
+    ModelSource,
+    NamedPath,
+    find_name,
+    found_format,
+    load_instances,
+    parse_source,
+)
+from headrace.server.start_up import threads_per_instance
+from headrace.server.storage.download import PARTIAL, SOURCE_MARK
+from tests.serving import settings
+
+KNOWN = "known are .bst, .joblib, .json, .onnx, .pickle, .pkl, .pt, .pt2, .pth, .py, .ubj"
+PLAIN = "class Twice:\n    inputs = outputs = ()\n    def predict(self, inputs): return inputs\n"
+
+
+def folder(path: Path, **files: str | bytes) -> Path:
+    """path with files in it; `__` of a name is its dot."""
+    for name, content in files.items():
+        raw = content.encode() if isinstance(content, str) else content
+        (path / name.replace("__", ".")).write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "framework"),
+    [
+        pytest.param({"model__onnx": ""}, "onnx", id="a .onnx is ONNX"),
+        pytest.param({"model__joblib": ""}, "sklearn", id="a .joblib is scikit-learn"),
+        pytest.param({"model__pkl": ""}, "sklearn", id="a .pkl is scikit-learn"),
+        pytest.param({"model__pickle": ""}, "sklearn", id="a .pickle is scikit-learn"),
+        pytest.param({"model__pt": ""}, "pytorch", id="a .pt is PyTorch"),
+        pytest.param({"model__pt2": ""}, "pytorch", id="a .pt2 is PyTorch"),
+        pytest.param({"model__pth": ""}, "pytorch", id="a .pth is PyTorch"),
+        pytest.param({"model__ubj": ""}, "xgboost", id="a .ubj is XGBoost"),
+        pytest.param({"MODEL__ONNX": ""}, "onnx", id="the case of an extension is free"),
+        pytest.param({"model__bst": "tree\nversion=v4"}, "lightgbm", id="a .bst of trees"),
+        pytest.param({"model__bst": b"{L\x00"}, "xgboost", id="any other .bst is XGBoost"),
+        pytest.param({"model__json": '{"learner": {}}'}, "xgboost", id="a .json with a learner"),
+        pytest.param(
+            {"model__onnx": "", "config__json": "{}", "README__md": ""},
+            "onnx",
+            id="a .json without a learner claims nothing",
+        ),
+        pytest.param(
+            {"model__joblib": "", "model-settings__json": '{"name": "m"}'},
+            "sklearn",
+            id="model-settings.json claims nothing",
+        ),
+        pytest.param({"MLmodel": "", "model__pkl": ""}, "mlflow", id="MLmodel speaks for all"),
+        pytest.param({"model__py": "", "w__pt": ""}, "custom", id="model.py speaks for all"),
+    ],
+)
+def test_guessing(files: dict[str, str | bytes], framework: str, tmp_path: Path) -> None:
+    assert find_name(ModelSource(folder(tmp_path, **files))) == framework
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "said"),
+    [
+        pytest.param(
+            {"model__onnx": "", "model__joblib": ""},
+            ModelLoadError,
+            "{}: could be onnx, sklearn; say which with --framework, or as name=format:path",
+            id="two formats",
+        ),
+        pytest.param(
+            {"MLmodel": "", "model__py": ""},
+            ModelLoadError,
+            "{}: could be custom, mlflow; say which with --framework, or as name=format:path",
+            id="two formats of folders",
+        ),
+        pytest.param(
+            {"README__md": ""},
+            ModelMissingError,
+            f"Missing model under path {{}}; {KNOWN} and folders with an MLmodel",
+            id="no format",
+        ),
+        pytest.param(
+            {"model__json": '{"a": 1}'},
+            ModelMissingError,
+            f"Missing model under path {{}}; {KNOWN} and folders with an MLmodel",
+            id="a .json of something else",
+        ),
+        pytest.param(
+            {"model__json": "{"},
+            ModelMissingError,
+            f"Missing model under path {{}}; {KNOWN} and folders with an MLmodel",
+            id="a .json that is none",
+        ),
+    ],
+)
+def test_guessing_refuses(
+    files: dict[str, str | bytes], kind: type[ModelLoadError], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind) as refused:
+        found_format(ModelSource(folder(tmp_path, **files)))
+    assert str(refused.value) == said.format(tmp_path)
+
+
+@pytest.mark.parametrize("framework", [None, "sklearn"])
+def test_a_path_that_is_not_there(framework: str | None, tmp_path: Path) -> None:
+    with pytest.raises(ModelMissingError) as refused:
+        found_format(ModelSource(tmp_path / "m", framework))
+    assert str(refused.value) == f"Missing model under path {tmp_path / 'm'}"
+
+
+def test_a_framework_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError) as refused:
+        found_format(ModelSource(tmp_path, "paddle"))
+    assert str(refused.value) == (
+        "--framework paddle: no such predictor; installed: "
+        "custom, echo, lightgbm, mlflow, onnx, pytorch, sklearn, xgboost"
+    )
+
+
+def test_the_one_file_of_a_named_framework(tmp_path: Path) -> None:
+    folder(tmp_path, model__joblib="", other__onnx="")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "model.joblib").touch()
+    for framework, name in [("sklearn", "model.joblib"), ("onnx", "other.onnx")]:
+        found, path = found_format(ModelSource(tmp_path, framework))
+        assert (found.name, path) == (framework, tmp_path / name)
+
+
+def test_a_file_named_itself_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    assert found_format(ModelSource(tmp_path / "weights", "onnx"))[1] == tmp_path / "weights"
+
+
+def test_several_files_are_kserves_refusal(tmp_path: Path) -> None:
+    folder(tmp_path, a__joblib="", b__pkl="")
+    with pytest.raises(ModelLoadError) as refused:
+        found_format(ModelSource(tmp_path))
+    files = [str(tmp_path / "a.joblib"), str(tmp_path / "b.pkl")]
+    assert str(refused.value) == (
+        f"More than one model file is detected, Only one is allowed within model_dir: {files}"
+    )
+
+
+def test_no_file_is_kserves_refusal(tmp_path: Path) -> None:
+    folder(tmp_path, model__onnx="")
+    with pytest.raises(ModelMissingError) as refused:
+        found_format(ModelSource(tmp_path, "sklearn"))
+    assert str(refused.value) == f"Missing model under path {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("iris=/m/iris", NamedPath("iris", None, Path("/m/iris"))),
+        ("iris=sklearn:/m/iris", NamedPath("iris", "sklearn", Path("/m/iris"))),
+        ("iris=./a.onnx", NamedPath("iris", None, Path("a.onnx"))),
+        ("iris=onnx:a=b.onnx", NamedPath("iris", "onnx", Path("a=b.onnx"))),
+        ("iris=/m/a:b", NamedPath("iris", None, Path("/m/a:b"))),
+        ("iris=onnx:a:b", NamedPath("iris", "onnx", Path("a:b"))),
+        ("iris=onnx:", NamedPath("iris", None, Path("onnx:"))),
+    ],
+)
+def test_parse_source(text: str, read: NamedPath) -> None:
+    assert parse_source(text) == read
+
+
+@pytest.mark.parametrize("text", ["", "iris", "iris=", "=/m/iris", "/m/iris"])
+def test_parse_source_says_what_to_type(text: str) -> None:
+    with pytest.raises(ModelLoadError) as refused:
+        parse_source(text)
+    assert str(refused.value) == f"--model {text}: expected name=path or name=format:path"
+
+
+def test_a_broken_off_download_is_not_served(tmp_path: Path) -> None:
+    folder(tmp_path, model__onnx="")
+    (tmp_path / f"{PARTIAL}abc").mkdir()
+    with pytest.raises(ModelLoadError) as refused:
+        found_format(ModelSource(tmp_path))
+    assert str(refused.value) == (
+        f"{tmp_path}: the download into this folder was broken off; "
+        "run headrace pull again, it goes on where it stopped"
+    )
+
+
+def mark(path: Path) -> None:
+    path.joinpath(SOURCE_MARK).write_text("https://models.example/m\n")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(lambda path: path, id="the mark lies beside the code"),
+        pytest.param(lambda path: path.parent, id="the mark lies above"),
+    ],
+)
+def test_downloaded_code_needs_trust(place: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.mkdir()
+    folder(path, model__py=PLAIN)
+    assert len(load_instances("m", ModelSource(path))) == 1  # one's own code runs
+    mark(place(path))
+    with pytest.raises(UntrustedModel) as refused:
+        load_instances("m", ModelSource(path))
+    assert str(refused.value) == (
+        f"{path / 'model.py'}: code that came with a downloaded model runs only with --trust-code "
+        "(in a manifest: args: [--trust-code])"
+    )
+    assert load_instances("m", ModelSource(path, options=LoadOptions(trust_code=True)))
+
+
+def test_each_instance_is_loaded_by_itself(tmp_path: Path) -> None:
+    folder(tmp_path, model__py=PLAIN)
+    one, two = load_instances("m", ModelSource(tmp_path, instances=2))
+    assert one is not two
+
+
+def test_a_failure_of_the_models_code_keeps_class_and_text(tmp_path: Path) -> None:
+    folder(tmp_path, model__py="raise KeyError('weights')\n")
+    with pytest.raises(ModelLoadError) as refused:
+        load_instances("m", ModelSource(tmp_path))
+    assert str(refused.value) == f"model m: custom cannot load {tmp_path}: KeyError: 'weights'"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "models", "instances", "workers", "threads"),
+    [
+        (8, 1, 1, 1, 8),
+        (8, 2, 1, 1, 4),
+        (8, 1, 2, 1, 4),
+        (8, 1, 1, 4, 2),
+        (8, 2, 2, 2, 1),
+        (8, 3, 1, 1, 2),
+        (4, 5, 1, 1, 1),
+    ],
+)
+def test_threads_are_promised_once(
+    cpus: int, models: int, instances: int, workers: int, threads: int
+) -> None:
+    given = settings(instances=instances, workers=workers)
+    assert threads_per_instance(given, models, cpus) == threads
+
+
+MISSING = """
+import json, sys
+from pathlib import Path
+blocked, framework, path = sys.argv[1:]
+sys.modules[blocked] = None
+from headrace.server import LoadOptions, ModelLoadError
+from headrace.server.loading import ModelSource, load_instances
+try:
+    load_instances("m", ModelSource(Path(path), framework, options=LoadOptions(trust_code=True)))
+except ModelLoadError as err:
+    print(json.dumps(str(err)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "file", "said"),
+    [
+        ("onnxruntime", "onnx", "m.onnx", "ONNX models need onnxruntime"),
+        ("sklearn", "sklearn", "m.joblib", "scikit-learn models need scikit-learn"),
+        ("xgboost", "xgboost", "m.ubj", "XGBoost models need xgboost"),
+        ("lightgbm", "lightgbm", "m.bst", "LightGBM models need lightgbm"),
+        ("torch", "torch", "m.pt", "PyTorch models need torch"),
+        ("mlflow", "mlflow", "MLmodel", "the flavour python_function needs mlflow"),
+    ],
+)
+def test_a_missing_framework_names_its_extra(
+    module: str, framework: str, file: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text("flavors: {python_function: {}}")
+    name = {"torch": "pytorch"}.get(framework, framework)
+    told = subprocess.run(
+        [sys.executable, "-c", MISSING, module, name, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    extra = framework
+    assert json.loads(told.stdout) == f"{said}: pip install 'headrace[{extra}]'"
