@@ -4,6 +4,7 @@ JSON lines (a constant message, the figures as fields) or KServe's text. KServe'
 `configure_logging(args.log_config_file)` themselves, so that name and its rules are KServe's.
 """
 
+import configparser
 import json
 import logging
 import logging.config
@@ -24,6 +25,11 @@ TEXT_FORMAT = (
     "[%(filename)s:%(funcName)s():%(lineno)s] %(message)s"
 )
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+# what reading a config file, and logging.config at what it says, raise
+BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(configparser.Error, yaml.YAMLError),
+)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -91,9 +97,12 @@ def configure_logging(config: Mapping[str, Any] | str | None = None) -> None:
         return
     path = Path(config)
     try:
+        text = path.read_text()  # fileConfig would take a missing file for an empty one
         if path.suffix in (".yaml", ".yml", ".json"):  # JSON is YAML too
-            logging.config.dictConfig(yaml.safe_load(path.read_text()))
+            logging.config.dictConfig(yaml.safe_load(text))
         else:
-            logging.config.fileConfig(path, disable_existing_loggers=False)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as err:
+            ini = configparser.ConfigParser()
+            ini.read_string(text, str(path))
+            logging.config.fileConfig(ini, disable_existing_loggers=False)
+    except BROKEN as err:
         raise SettingsError(f"--log_config_file {path}: {type(err).__name__}: {err}") from err
