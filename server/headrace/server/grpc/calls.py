@@ -31,6 +31,10 @@ _HOP_BY_HOP = frozenset(
 STOPPING = "Server is stopping; send the request to another replica."
 
 
+QUIET_S = 0.1  # a round trip of the callers that are there
+RECENT_S = 1.0  # longer ago, and nobody is calling
+
+
 class Calls:
     """Makes handlers, and knows which of their calls are open when the server stops.
 
@@ -41,12 +45,23 @@ class Calls:
         self.closing = asyncio.Event()
         self._open: set[asyncio.Task[Any]] = set()
         self._is_over = False
+        self._last_opened_s = -QUIET_S
 
     def end_all(self) -> None:
         """The grace is over: end every open call with UNAVAILABLE."""
         self._is_over = True
         for task in self._open:
             task.cancel()
+
+    async def refuse_new(self) -> None:
+        """Tell callers UNAVAILABLE, which they take elsewhere, before grpcio stops.
+
+        What reaches a stopping grpcio server before its handler runs is CANCELLED there, which no
+        client retries; who has been told first does not call again.
+        """
+        self.closing.set()
+        if time.monotonic() - self._last_opened_s < RECENT_S:
+            await asyncio.sleep(QUIET_S)
 
     def unary(self, package: str, name: str, run: Callable[[Any, Rpc], Awaitable[Any]]) -> Any:
         """The handler of an RPC from `<name>Request` to the message that run returns."""
@@ -85,8 +100,12 @@ class Calls:
         """One call: what it raises becomes its status."""
         task = asyncio.current_task()
         assert task is not None
+        is_late = self.closing.is_set()
         self._open.add(task)
+        self._last_opened_s = time.monotonic()
         try:
+            if is_late:
+                raise ServerNotReady(STOPPING)
             yield
             return
         except asyncio.CancelledError:

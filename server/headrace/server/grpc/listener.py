@@ -62,9 +62,9 @@ class GrpcListener:
 
         grace_s None: the settings' grace period.
         """
-        self._calls.closing.set()
         server, self._server = self._server, None
         if server is not None:
+            await self._calls.refuse_new()
             await self._stop(server, self.settings.grace_period if grace_s is None else grace_s)
         folder, self._folder = self._folder, None
         if folder is not None:

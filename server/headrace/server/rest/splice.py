@@ -37,16 +37,16 @@ class Splice:
 
     async def _connect(self, client: "_End", received: bytes, address: str) -> None:
         loop = asyncio.get_running_loop()
+        server = _End(self._open, self._changed)
+        # before the connection is: gRPC speaks first, and uvloop may deliver that before we go on
+        client.other, server.other = server, client
         try:
             async with asyncio.timeout(CONNECT_S):
-                _, server = await loop.create_unix_connection(
-                    lambda: _End(self._open, self._changed), address
-                )
+                await loop.create_unix_connection(lambda: server, address)
         except (OSError, TimeoutError):
             log.warning("gRPC socket does not answer", extra={"address": address})
             client.close()
             return
-        client.other, server.other = server, client
         if client.is_lost:
             server.close()
             return
