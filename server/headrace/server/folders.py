@@ -30,7 +30,7 @@ from headrace.server.servable import TensorServable
 log = logging.getLogger(__name__)
 
 TRITON = "config.pbtxt"
-RESCAN_S = 1.0  # names() answers requests for unknown models too: the disk is asked this often
+RESCAN_S = 1.0  # names() answers requests for unknown models too: a deep look is this rare
 FILE = "file:"
 IMPLEMENTATIONS = {
     "mlserver_sklearn.SKLearnModel": "sklearn",
@@ -68,17 +68,19 @@ class FolderLoader:
         self._template = template
         self._found: dict[str, Found] = {}
         self._scanned_s = -RESCAN_S
+        self._changed_ns = 0  # the root's own time as of the last scan
         self._uploads: dict[str, Path] = {}  # folders made of `file:` parameters, by model
 
     def names(self) -> Sequence[str]:
-        now_s = time.monotonic()
-        if now_s - self._scanned_s >= RESCAN_S:
-            self._found, self._scanned_s = scan(self._root), now_s
+        if time.monotonic() - self._scanned_s >= RESCAN_S or _changed_ns(self._root) != (
+            self._changed_ns
+        ):
+            self._scan()
         return list(self._found)
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
         """Raises ModelNotFound, or ModelLoadError naming the file that is wrong."""
-        self._found, self._scanned_s = scan(self._root), time.monotonic()
+        self._scan()
         if name not in self._found:
             raise ModelNotFound(name)
         override = None
@@ -90,6 +92,11 @@ class FolderLoader:
         models = [await _load(name, source, config) for source, config in sources]
         self._keep(name, uploaded)
         return models
+
+    def _scan(self) -> None:
+        changed_ns, scanned_s = _changed_ns(self._root), time.monotonic()
+        self._found = scan(self._root)
+        self._changed_ns, self._scanned_s = changed_ns, scanned_s
 
     def _uploaded(self, name: str, parameters: Mapping[str, Any]) -> Path | None:
         """The files of a load request as a folder of their own."""
@@ -122,6 +129,14 @@ async def _load(name: str, source: ModelSource, config: ModelConfig) -> ServedMo
         servable.inputs = servable.inputs or config.inputs
         servable.outputs = servable.outputs or config.outputs
     return ServedModel(name, servable, source.version, source.config)
+
+
+def _changed_ns(root: Path) -> int:
+    """When an entry of root last came or went; 0 if root is not there, which `scan` tells."""
+    try:
+        return root.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def scan(root: Path) -> dict[str, Found]:
