@@ -121,7 +121,7 @@ class DataPlane:
         self, model: ServedModel, context: Context, is_explain: bool = False
     ) -> Iterator["_Count"]:
         """Counts one request's end, good or bad; a stream is counted where it ends instead."""
-        count = _Count(self.metrics, model, context, is_explain)
+        count = _Count(self, model, context, is_explain)
         try:
             yield count
         except BaseException as err:
@@ -135,16 +135,19 @@ class _Count:
     """One request in flight, from its creation to `end`."""
 
     def __init__(
-        self, metrics: InferenceMetrics, model: ServedModel, context: Context, is_explain: bool
+        self, plane: DataPlane, model: ServedModel, context: Context, is_explain: bool
     ) -> None:
         self.rows = 1
         self.is_stream = False
-        self._metrics = metrics
+        self._metrics = plane.metrics
+        self._tracer = plane.tracer
         self._model = model
         self._context = context
         self._is_explain = is_explain
         self._has_ended = False
         model.enter()
+        if self._tracer is not None:
+            self._tracer.begin(model.name, model.version, context)
 
     def stream(self, answers: AsyncIterator[Any], finish: Callable[[Any], Item]) -> "_Stream[Item]":
         """answers, each through finish; they end this request."""
@@ -157,11 +160,14 @@ class _Count:
             return
         self._has_ended = True
         model, context = self._model, self._context
-        elapsed_ns = time.perf_counter_ns() - context.started_ns
+        context.answered_ns = time.perf_counter_ns()
+        elapsed_ns = context.answered_ns - context.started_ns
         if error is None:
             model.statistics.succeeded(self.rows, elapsed_ns, context.stages)
         else:
             model.statistics.failed(failure_reason(error), elapsed_ns)
+            if self._tracer is not None:
+                self._tracer.end(context, error)
         model.leave()
         self._metrics.observe(model.name, context, self.rows, self._is_explain)
 
