@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ async def serve(
     start_up: as `Server.start`. on_listening: told the ports; without it the ready file is.
     """
     loop = asyncio.get_running_loop()
+    pool_size = server.settings.max_asyncio_workers
+    if pool_size:
+        loop.set_default_executor(ThreadPoolExecutor(pool_size, "asyncio"))
     asked = asyncio.Event()
 
     def on_signal(number: int) -> None:

@@ -68,7 +68,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     model_name: Annotated[str, doc("name the model is served under")] = "model"
     model_dir: Annotated[str, doc("folder (or model file) to load")] = "/mnt/models"
     predictor_host: Annotated[str | None, doc("host[:port] a transformer forwards to")] = None
-    explainer_host: Annotated[str | None, doc("host[:port] that :explain is forwarded to")] = None
     protocol: Annotated[str, doc("deprecated spelling of --predictor_protocol")] = "v1"
     predictor_protocol: Annotated[str, doc("v1, v2 or grpc-v2, spoken to --predictor_host")] = "v1"
     predictor_use_ssl: Annotated[bool, doc("TLS to --predictor_host")] = False
