@@ -174,3 +174,51 @@ def test_sigterm_drains_every_worker(tmp_path: Path) -> None:
         gate.touch()
         assert {each.result()[0] for each in sent} == {200}
         assert server.process.wait(20) == 0
+
+
+ONCE_ONLY = '''
+"""A repository whose load works in the first process that tries, and in no other."""
+import os
+
+from headrace.server import Model, ModelRepository, ModelServer
+
+
+class Versioned(Model):
+    number = 1
+
+    def predict(self, payload, headers=None):
+        return {"predictions": [self.number]}
+
+
+class OnceOnly(ModelRepository):
+    def load(self, name):
+        os.close(os.open(os.environ["MARKER"], os.O_CREAT | os.O_EXCL))
+        model = Versioned(name)
+        model.number = 2
+        model.load()
+        self.update(model)
+        return True
+
+
+model = Versioned("v")
+model.load()
+ModelServer(registered_models=OnceOnly()).start([model])
+'''
+
+
+def test_a_load_that_fails_in_one_worker_is_undone_in_all(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ONCE_ONLY)
+    marker = tmp_path / "marker"
+    flags = ["--workers", "2", "--allow_repository"]
+    program = (str(tmp_path / "program.py"),)
+    with server_process(*flags, program=program, env={"MARKER": str(marker)}) as server:
+        status, body = ask(server, "/v2/repository/models/v/load", {})
+        assert status == 500
+        assert json.loads(body)["error"] == (
+            "Model with name v did not load: FileExistsError : [Errno 17] File exists: "
+            f"'{marker}'; what was loaded before goes on serving"
+        )
+        assert marker.exists()  # one worker did load it
+        asked = [ask(server, "/v1/models/v:predict", {"instances": [1]}) for _ in range(20)]
+        assert set(asked) == {(200, '{"predictions":[1]}')}
+        assert ask(server, "/v2/health/ready")[0] == 200
