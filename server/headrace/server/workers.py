@@ -28,9 +28,9 @@ from headrace.server import tracing
 from headrace.server.errors import Code
 from headrace.server.lifecycle import START_FAILED, new_loop, serve, write_ready_file
 from headrace.server.remote_errors import WireError
-from headrace.server.repository import Repository
 from headrace.server.serving import Ports, Server
 from headrace.server.settings import Settings
+from headrace.server.worker import MakeRepository, worker_main
 from headrace.server.worker_channel import (
     Acquire,
     Answer,
@@ -46,11 +46,10 @@ from headrace.server.worker_channel import (
     Reply,
     to_frame,
 )
-from headrace.server.worker_control import READ_BYTES, WorkerControl
+from headrace.server.worker_control import READ_BYTES
 
 log = logging.getLogger(__name__)
 
-MakeRepository = Callable[[Settings], Repository]
 FIRST_RESTART_S, LONGEST_RESTART_S = 0.1, 5.0
 HEALTHY_S = 10.0  # a worker that lived so long is restarted without a wait
 LAST_WORDS_S = 2.0  # beyond the grace period, before a worker is killed
@@ -344,54 +343,6 @@ async def _serve_alone(
     return await serve(server)
 
 
-def worker_main(settings: Settings, make_repository: MakeRepository, channel: socket.socket) -> int:
-    """A worker from its fork to its exit code."""
-    with asyncio.Runner(loop_factory=new_loop(settings)) as runner:
-        return runner.run(_work(settings, make_repository, channel))
-
-
-async def _work(settings: Settings, make_repository: MakeRepository, channel: socket.socket) -> int:
-    reader, writer = await asyncio.open_connection(sock=channel)
-    frames = Frames(is_parent=False)
-    first: list[Any] = []
-    while not first:
-        data = await reader.read(READ_BYTES)
-        if not data:
-            return START_FAILED
-        first = frames.feed(data)
-    current: CurrentSet = first[0]
-    repository = make_repository(settings)
-    server = Server(settings, repository, tracer=tracing.from_env(os.environ))
-    control = WorkerControl(server.control, reader, writer)
-    server.use_control(control)
-    if current.log:
-        await server.control.log_settings(current.log)
-    listening = asyncio.create_task(_until_orphaned(control, frames))
-    try:
-        return await serve(
-            server,
-            start_up=start_up_set(repository, current),
-            on_listening=lambda ports: control.tell(Listening(ports.http, ports.grpc)),
-        )
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        writer.close()
-
-
-async def _until_orphaned(control: WorkerControl, frames: Frames) -> None:
-    await control.listen(frames)
-    log.error("the parent process is gone: stopping")
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def start_up_set(repository: Repository, current: CurrentSet) -> dict[str, dict[str, Any]]:
-    """Names to load at the start, with their parameters: the loader's, as changed since."""
-    names: dict[str, dict[str, Any] | None] = {name: {} for name in repository.loader.names()}
-    names.update(current.models)
-    return {name: given for name, given in names.items() if given is not None}
-
-
 def reserved(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     """settings with real port numbers for ports of 0, and the sockets that keep them ours.
 
@@ -401,9 +352,10 @@ def reserved(settings: Settings) -> tuple[Settings, list[socket.socket]]:
     changes: dict[str, int] = {}
     for name in ("http_port", "grpc_port"):
         if getattr(settings, name) == 0:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((settings.host or "0.0.0.0", 0))
+            sock.bind((settings.host.strip("[]") or "0.0.0.0", 0))
             changes[name] = sock.getsockname()[1]
             held.append(sock)
     return msgspec.structs.replace(settings, **changes), held
