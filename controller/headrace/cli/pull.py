@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headrace.server.logging import configure
+from headrace.server.settings import Settings
 from headrace.server.storage import Options, StorageError, UnsupportedUri, download
 
 EPILOG = """examples:
@@ -28,6 +30,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     words = parser.parse_args(argv).words
     if len(words) % 2:
         parser.error(f"{words[-1]} has no folder; type `headrace pull {words[-1]} DIR`")
+    configure(Settings(log_format="text"))  # progress is log lines where there is no terminal
     for uri, folder in zip(words[::2], words[1::2], strict=True):
         try:
             print(download(uri, Path(folder), Options.from_env(env)))

@@ -21,7 +21,8 @@ from headrace.local.node import Exited, Node
 from headrace.local.ports import Ports, PortTaken, until_open
 from headrace.local.service import LocalService, Replica, local_service
 from headrace.local.unhonoured import unhonoured
-from headrace.server.settings import PREFIX
+from headrace.server.logging import configure
+from headrace.server.settings import PREFIX, Settings
 from headrace.server.storage import Options, StorageError, UnsupportedUri, download, parse
 from headrace.server.storage.uri import Kind
 
@@ -93,6 +94,7 @@ def _downloaded(
     services: Sequence[LocalService], folder: Path, env: Mapping[str, str]
 ) -> dict[tuple[str, str], Mount]:
     """Where each (replica's name, mount path) lies. What is local already is not copied."""
+    configure(Settings(log_format="text"))  # progress is log lines where there is no terminal
     options = Options.from_env(env, cache_folder=_cache_folder(env))
     found: dict[tuple[str, str], Mount] = {}
     places: dict[str, Path] = {}
