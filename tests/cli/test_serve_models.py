@@ -64,6 +64,10 @@ def test_models(models: Path, words: list[str], flags: list[str]) -> None:
             "one folder of models at a time, and no others beside it; name each model instead: "
             "`headrace serve a=./a b=./b`",
         ),
+        (
+            ["x=digits.onnx", "x=digits.onnx"],
+            "two models are called x; name each: `headrace serve a=… b=…`",
+        ),
     ],
 )
 def test_what_names_no_model(models: Path, words: list[str], message: str) -> None:

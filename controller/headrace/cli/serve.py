@@ -22,7 +22,7 @@ with `_` or `-`; with -f they reach every component that is a Headrace server.""
 
 
 def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
-    flags = parser()
+    flags = parser(serve_models.DEFAULTS)
     command = argparse.ArgumentParser(
         prog="headrace serve",
         usage=USAGE,

@@ -87,6 +87,10 @@ def flags_of(models: Sequence[str]) -> list[str]:
             found.append(f"--model={name or path.stem}={prefix}{path.absolute()}")
         else:
             found += _of_folder(path)
+    names = [flag.partition("=")[2].partition("=")[0] for flag in found if "model=" in flag]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadModel(f"two models are called {name}; name each: `headrace serve a=… b=…`")
     repositories = [flag for flag in found if flag.startswith("--model_repository")]
     if len(repositories) > 1 or (repositories and len(found) > 1):
         raise BadModel(

@@ -18,6 +18,8 @@ import yaml
 PREFIX = "HEADRACE_SERVER_"
 TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
+COUNTED = frozenset({"workers", "instances", "nthread", "max_threads", "max_asyncio_workers"})
+PORTS, MAX_PORT = frozenset({"http_port", "grpc_port"}), 65535
 REPEATED = frozenset({"model"})
 PROTOCOLS = ("v1", "v2", "grpc-v2")
 
@@ -161,12 +163,28 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         except msgspec.ValidationError as err:
             raise SettingsError(f"bad setting: {err}; see --help for the names") from err
         settings = msgspec.structs.replace(settings, **_implied(settings, merged))
+        _check_bounds(settings)
         for name in ("protocol", "predictor_protocol"):
             if getattr(settings, name) not in PROTOCOLS:
                 raise SettingsError(
                     f"--{name} {getattr(settings, name)}: expected one of {', '.join(PROTOCOLS)}"
                 )
         return settings, unknown
+
+
+def _check_bounds(settings: Settings) -> None:
+    """Raises SettingsError for a number that is none of a port, a count, a time or a limit."""
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name.startswith("grpc_max_"):  # gRPC's own -1 is no limit
+            continue
+        least = 1 if name in COUNTED else 0
+        most = MAX_PORT if name in PORTS else None
+        if value < least or (most is not None and value > most):
+            wanted = f"{least} to {most}" if most is not None else f"{least} or more"
+            raise SettingsError(f"--{name} {value}: expected {wanted}")
 
 
 def _implied(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,9 +229,12 @@ def read_file(path: Path) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(shown: Mapping[str, str] | None = None) -> argparse.ArgumentParser:
     """All flags, both spellings, none with a default: absent ones stay None. `add_help` is off, so
-    programs use it with `ArgumentParser(parents=[parser()])` as KServe's users do."""
+    programs use it with `ArgumentParser(parents=[parser()])` as KServe's users do.
+
+    shown: what help says of a default where a program has its own.
+    """
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     hints = get_type_hints(Settings, include_extras=True)
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
@@ -229,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
         flags.add_argument(
             *spellings,
             default=None,
-            help=f"{text} (default: {default})".replace("%", "%%"),
+            help=f"{text} (default: {(shown or {}).get(name, default)})".replace("%", "%%"),
             **extra,
         )
     return flags

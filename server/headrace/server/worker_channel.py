@@ -11,8 +11,11 @@ from typing import Any
 
 import msgspec
 
+from headrace.server.errors import Code
 from headrace.server.remote_errors import WireError
 
+# The reply of a worker that ended: its replacement starts from what the parent remembers.
+DIED = WireError(Code.UNAVAILABLE.name, "a worker process ended before it answered")
 MAX_FRAME_BYTES = 1 << 31  # a load request may carry files, within --max_body_bytes
 _LENGTH = struct.Struct("<I")
 

@@ -17,6 +17,7 @@ from headrace.server.remote_errors import RemoteError, to_wire
 from headrace.server.repository import IndexEntry, Prepared
 from headrace.server.statistics import merge
 from headrace.server.worker_channel import (
+    DIED,
     Acquire,
     Answer,
     Call,
@@ -91,7 +92,8 @@ class WorkerControl:
         try:
             self._local.repository.check_known(name)
             self.tell(Remember(name, None))
-            _checked(await self._gather("unload", {"name": name}))
+            answer = await self._gather("unload", {"name": name})
+            _checked([reply for reply in answer.replies if reply.error != DIED])
         finally:
             self.tell(Release())
 
@@ -100,7 +102,7 @@ class WorkerControl:
 
     async def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         args = {"name": name, "version": version}
-        return merge(_checked(await self._gather("statistics", args)))
+        return merge(_checked((await self._gather("statistics", args)).replies))
 
     async def is_ready(self) -> bool:
         """The AND over the workers; one that is being replaced is not ready."""
@@ -120,7 +122,8 @@ class WorkerControl:
         if changes is None:
             return await self._local.log_settings(None)
         self.tell(RememberLog(dict(changes)))
-        replies = _checked(await self._gather("log_settings", {"changes": dict(changes)}))
+        answer = await self._gather("log_settings", {"changes": dict(changes)})
+        replies = _checked(answer.replies)
         found: dict[str, Any] = replies[0]
         return found
 
@@ -190,9 +193,9 @@ class WorkerControl:
             self._waiting.pop(number, None)
 
 
-def _checked(answer: Answer) -> list[Any]:
+def _checked(replies: Sequence[Reply]) -> list[Any]:
     """The values. Raises what the first worker that failed raised."""
-    for reply in answer.replies:
+    for reply in replies:
         if reply.error is not None:
             raise RemoteError(reply.error)
-    return [reply.value for reply in answer.replies]
+    return [reply.value for reply in replies]

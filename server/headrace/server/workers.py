@@ -25,13 +25,12 @@ from typing import Any
 import msgspec
 
 from headrace.server import tracing
-from headrace.server.errors import Code
 from headrace.server.lifecycle import START_FAILED, new_loop, serve, write_ready_file
-from headrace.server.remote_errors import WireError
 from headrace.server.serving import Ports, Server
 from headrace.server.settings import Settings
 from headrace.server.worker import MakeRepository, worker_main
 from headrace.server.worker_channel import (
+    DIED,
     Acquire,
     Answer,
     Call,
@@ -53,7 +52,6 @@ log = logging.getLogger(__name__)
 FIRST_RESTART_S, LONGEST_RESTART_S = 0.1, 5.0
 HEALTHY_S = 10.0  # a worker that lived so long is restarted without a wait
 LAST_WORDS_S = 2.0  # beyond the grace period, before a worker is killed
-DIED = WireError(Code.UNAVAILABLE.name, "a worker process ended before it answered")
 
 
 @dataclass

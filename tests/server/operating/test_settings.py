@@ -141,3 +141,25 @@ def test_tls_files_move_the_http_port() -> None:
 def test_protocol_is_another_name_of_predictor_protocol() -> None:
     assert settings("--protocol", "v2").predictor_protocol == "v2"
     assert settings("--protocol", "v2", "--predictor_protocol", "v1").predictor_protocol == "v1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--http_port", "70000"], "--http_port 70000: expected 0 to 65535"),
+        (["--grpc-port", "-1"], "--grpc_port -1: expected 0 to 65535"),
+        (["--workers", "0"], "--workers 0: expected 1 or more"),
+        (["--instances", "0"], "--instances 0: expected 1 or more"),
+        (["--nthread", "-3"], "--nthread -3: expected 1 or more"),
+        (["--request_timeout", "-1"], "--request_timeout -1.0: expected 0 or more"),
+    ],
+)
+def test_numbers_out_of_their_bounds(flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_sources(flags, {})
+    assert str(caught.value) == message
+
+
+def test_grpc_message_lengths_may_be_unlimited() -> None:
+    given, _ = Settings.from_sources(["--grpc_max_send_message_length", "-1"], {})
+    assert given.grpc_max_send_message_length == -1
