@@ -7,13 +7,14 @@ rest/ and grpc/ never know how many processes there are.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from headrace.server.errors import InvalidInput, ModelNotFound
 from headrace.server.metrics import exposition
-from headrace.server.repository import IndexEntry, Repository
+from headrace.server.repository import IndexEntry, Repository, State
 from headrace.server.settings import ReadyPolicy
 
 
@@ -93,7 +94,17 @@ class LocalControl:
         await self.repository.unload(name)
 
     async def index(self, ready_only: bool) -> list[IndexEntry]:
-        return self.repository.index(ready_only)
+        """A user's `Model` may be loaded without being ready: that is told as it answers."""
+        rows = [await self._as_ready(row) for row in self.repository.index(ready_only)]
+        return [row for row in rows if row.state == State.READY] if ready_only else rows
+
+    async def _as_ready(self, row: IndexEntry) -> IndexEntry:
+        if row.state != State.READY:
+            return row
+        servable = self.repository.find(row.name, row.version).servable
+        if await servable.is_ready():
+            return row
+        return replace(row, state=State.UNAVAILABLE, reason="its load left it not ready")
 
     async def statistics(self, name: str = "", version: str = "") -> list[dict[str, Any]]:
         if not name:

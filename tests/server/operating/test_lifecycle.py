@@ -114,6 +114,8 @@ def test_a_model_that_is_not_ready_answers_503(tmp_path: Path) -> None:
         )
         assert ask(server.http, "/v2/health/ready")[0] == 503
         assert ask(server.http, "/v2/health/live") == (200, '{"live":true}')
+        (row,) = json.loads(ask(server.http, "/v2/repository/index", "{}")[1])
+        assert (row["state"], row["reason"]) == ("UNAVAILABLE", "its load left it not ready")
 
 
 @pytest.mark.parametrize(("policy", "status"), [("all", 503), ("any", 200), ("none", 200)])
