@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterable
 
 POLL_S = 0.05  # between two looks at whether a port is open
 
@@ -44,10 +43,6 @@ class Ports:
             if port not in self._given:
                 self._given.add(port)
                 return port
-
-    def keep(self, ports: Iterable[int]) -> None:
-        """Never hand out these."""
-        self._given.update(ports)
 
 
 def is_free(host: str, port: int) -> bool:

@@ -66,16 +66,6 @@ class PredictorFormat:
     wants_folder: bool = False
 
 
-def claims_by_extension(*extensions: str) -> Callable[[Path], bool]:
-    """A `claims` that goes by name alone: a file, or a folder with such a file in it."""
-
-    def claims(path: Path) -> bool:
-        files = path.iterdir() if path.is_dir() else [path]
-        return any(each.is_file() and each.suffix.lower() in extensions for each in files)
-
-    return claims
-
-
 def known_formats() -> dict[str, EntryPoint]:
     """Installed predictors by name; loading an entry point yields its PredictorFormat."""
     return {point.name: point for point in entry_points(group=GROUP)}

@@ -4,7 +4,6 @@ Refused: names that leave the folder, links out of it, devices, more bytes or en
 bound. The archive is unpacked beside itself and then removed.
 """
 
-import shutil
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -92,8 +91,3 @@ def _too_big(limits: ArchiveLimits, uri: str) -> StorageError:
         f"{uri}: the archive unpacks to more than {limits.max_bytes} bytes "
         "(HEADRACE_STORAGE_MAX_BYTES)"
     )
-
-
-def remove_tree(path: Path) -> None:
-    """path and all below it, if it is there."""
-    shutil.rmtree(path, ignore_errors=True)
