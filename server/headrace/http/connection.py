@@ -1,0 +1,508 @@
+"""One connection: bytes in, exchanges out, one at a time and in order.
+
+    waiting ─▶ head ─▶ body ─▶ answering ─▶ waiting …           (pipelined bytes are held)
+       └─ "PRI * HTTP/2.0" ─▶ whoever speaks HTTP/2      any ─▶ lingering ─▶ closed
+
+Received bytes land in one buffer that all connections of a server share, and are read out of it at
+once; a body whose length is known lands in a buffer of its own, of that size. An idle connection
+thus holds no buffer and no parser.
+"""
+
+import asyncio
+import math
+import mmap
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from headrace.http import limits as refusals
+from headrace.http.chunks import ChunkReader
+from headrace.http.exchange import Buffer, Exchange
+from headrace.http.head import CHUNKED, HeadReader, body_length, keeps_alive
+from headrace.http.limits import Limits, Refusal
+
+if TYPE_CHECKING:
+    from headrace.http.server import HttpServer
+
+PREFACE = b"PRI * HTTP/2.0"  # how an HTTP/2 client with prior knowledge begins
+HELD_BYTES = 1 << 16  # of pipelined requests, or of a body nobody takes: more, and reading stops
+MAPPED_BYTES = 1 << 22  # a larger body is mapped: its pages exist once they have come
+LINGER_S = 2.0  # longest a client may go on sending what nobody reads, to hear its answer
+NEVER = math.inf
+
+
+class Receiver(Protocol):
+    """Takes a body piece by piece, as it comes; the exchange's `state` of a streaming application.
+
+    False: no more for now; the receiver calls `connection.go_on()` when it can take more.
+    """
+
+    def take(self, piece: bytes) -> bool: ...
+
+    def finish_input(self) -> None: ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """unread: done when the client has read what was written; None: it keeps up."""
+
+    __slots__ = (
+        "_body",
+        "_body_at",
+        "_body_view",
+        "_chunks",
+        "_deadline",
+        "_exchange",
+        "_held",
+        "_is_closed",
+        "_is_first",
+        "_is_held_up",
+        "_is_lingering",
+        "_is_paused",
+        "_is_reading",
+        "_length",
+        "_reader",
+        "_receiver",
+        "_server",
+        "_transport",
+        "_unread_bytes",
+        "deadline_s",
+        "keeps_alive",
+        "peer",
+        "unread",
+    )
+
+    def __init__(self, server: "HttpServer") -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self.peer: Any = None
+        self.keeps_alive = True  # as far as the current request is concerned
+        self.unread: asyncio.Future[None] | None = None
+        self._unread_bytes = 0
+        self._reader: HeadReader | None = None  # while a head comes in
+        self._exchange: Exchange | None = None
+        self._receiver: Receiver | None = None
+        self._chunks: ChunkReader | None = None
+        self._length = 0  # of the body that comes in, CHUNKED, or 0
+        self._body: bytearray | mmap.mmap | None = None
+        self._body_view: memoryview | None = None
+        self._body_at = 0
+        self._held = b""
+        self._is_first = True  # nothing has come yet
+        self._is_reading = False  # _go is on the stack
+        self._is_held_up = False  # by a receiver
+        self._is_paused = False
+        self._is_lingering = False
+        self._is_closed = False
+        self.deadline_s = NEVER
+        self._deadline: Any = None  # what to do then
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self.peer = transport.get_extra_info("peername")
+        self._server.opened(self)
+        self._expect_by(self._limits.header_timeout_s, self._slow_head)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._body_view is not None:
+            return self._body_view[self._body_at :]
+        return self._server.received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._body_view is not None:
+            self._body_at += nbytes
+            if self._body_at == self._length:
+                self._complete(self._take_body())
+                self._go(b"")
+            else:
+                self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+        elif not self._is_closed:
+            self._go(bytes(self._server.received[:nbytes]))
+
+    def eof_received(self) -> bool:
+        """A client that has hung up, or will send no more: it gets no answer, as in Tornado."""
+        self._lost()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()
+        self.deadline_s = NEVER
+        self._server.closed(self)
+
+    def pause_writing(self) -> None:
+        if self.unread is None:
+            self.unread = asyncio.get_running_loop().create_future()
+            self._unread_bytes = self._write_buffer_bytes()
+            if self._exchange is None or not self._exchange.is_unread:
+                self._expect_by(self._limits.write_idle_timeout_s, self._watch_reader)
+
+    def resume_writing(self) -> None:
+        unread, self.unread = self.unread, None
+        if unread is not None and not unread.done():
+            unread.set_result(None)
+        if self._deadline == self._watch_reader:
+            self._expect_by(0, None)
+        if self._exchange is None:
+            self._next()
+
+    # The exchange's calls
+
+    def write(self, data: Buffer) -> None:
+        if self._transport is not None and not self._is_closed:
+            self._transport.write(data)
+
+    def answered(self, exchange: Exchange) -> None:
+        """exchange has its answer: on to the next request, or to the end."""
+        if exchange is not self._exchange:
+            return
+        if exchange.is_unread:  # answered before its body has come
+            exchange.closes = True
+            self._is_lingering = True
+        self._drop_exchange()
+        if exchange.closes or not self.keeps_alive:
+            self.close()
+        else:
+            self._next()
+
+    def ran(self, exchange: Exchange) -> None:
+        """What exchange ran has ended, perhaps after its answer."""
+        if exchange is not self._exchange:
+            self._server.ended(exchange)
+
+    def failed(self, error: BaseException) -> None:
+        self._server.failed(error)
+
+    def go_on(self) -> None:
+        """A receiver can take more of its body."""
+        self._is_held_up = False
+        self._go(b"")
+
+    def abort(self) -> None:
+        """End the connection now, whatever is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._lost()
+
+    # The server's calls
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of a request has come, and nothing is being answered."""
+        return self._exchange is None and self._reader is None and not self._held
+
+    @property
+    def exchange(self) -> Exchange | None:
+        return self._exchange
+
+    @property
+    def ssl_object(self) -> Any:
+        return self._extra("ssl_object")
+
+    @property
+    def socket(self) -> Any:
+        return self._extra("socket")
+
+    def _extra(self, name: str) -> Any:
+        return self._transport.get_extra_info(name) if self._transport is not None else None
+
+    def close(self) -> None:
+        """End the connection once what was written has gone out. Idempotent."""
+        if self._is_closed:
+            return
+        transport = self._transport
+        if self._is_lingering and transport is not None and transport.can_write_eof():
+            # Closing with bytes unread would reset the connection and lose the answer.
+            self._is_closed = True
+            self._drop_body()
+            transport.write_eof()
+            self._read_on()
+            self._expect_by(LINGER_S, self._hang_up)
+        else:
+            self._lost()
+
+    def end(self) -> None:
+        """Close, and wait for no client."""
+        self._is_lingering = False
+        self.close()
+        self._hang_up()
+
+    def is_over(self) -> None:
+        """deadline_s has passed."""
+        deadline, self._deadline = self._deadline, None
+        self.deadline_s = NEVER
+        deadline()
+
+    # Reading
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._server.limits.max_body_bytes
+
+    @property
+    def _limits(self) -> Limits:
+        return self._server.limits
+
+    def _go(self, data: bytes) -> None:
+        """Read as far as may be read now; the rest is held."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        if self._is_reading or (self._is_first and not self._speaks_http1(data)):
+            self._held = data
+            return
+        self._is_reading = True
+        at = 0
+        try:
+            while at < len(data) and not self._is_closed and self._may_read():
+                if self._exchange is None:
+                    at = self._read_head(data, at)
+                else:
+                    at = self._read_body(data, at)
+                if self._held:  # came in from a nested call
+                    data, at, self._held = data[at:] + self._held, 0, b""
+        except Refusal as refusal:
+            self.refuse(refusal)
+        finally:
+            self._is_reading = False
+        if self._is_closed:
+            return
+        self._held = data[at:] if at else data
+        self._pace()
+
+    def _speaks_http1(self, data: bytes) -> bool:
+        """False: it is another's by now, or its first bytes leave it open."""
+        size = min(len(data), len(PREFACE))
+        if self._server.http2 is None or data[:size] != PREFACE[:size]:
+            return True
+        if size == len(PREFACE):
+            self._hand_over(data)
+        return False
+
+    def _may_read(self) -> bool:
+        if self._is_held_up:
+            return False
+        if self._exchange is not None:
+            return self._exchange.is_unread
+        return self.unread is None  # a client that reads no answers is asked for no requests
+
+    def _pace(self) -> None:
+        if len(self._held) > HELD_BYTES:
+            if not self._is_paused and self._transport is not None:
+                self._is_paused = True
+                self._transport.pause_reading()
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _next(self) -> None:
+        """Between two requests: read what is held, or wait."""
+        if self._is_closed:
+            return
+        if self._held:
+            self._go(b"")
+        if self._exchange is None and self._reader is None and not self._is_closed:
+            if self._server.is_closing and not self._held:
+                self.close()
+            elif self.unread is None:
+                self._expect_by(self._limits.keep_alive_s, self._hang_up)
+
+    def _read_head(self, data: bytes, at: int) -> int:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = self._server.reader()
+            if not self._is_first:
+                self._expect_by(self._limits.header_timeout_s, self._slow_head)
+        self._is_first = False
+        at = reader.feed(data, at, self._limits)
+        if at < 0:
+            return len(data)
+        self._begin(reader)
+        return at
+
+    def _begin(self, reader: HeadReader) -> None:
+        """A head is complete."""
+        headers, version = reader.headers, reader.version
+        exchange = Exchange(self, reader.method, reader.target, version, headers, reader.fields)
+        length = body_length(headers, version)
+        self.keeps_alive = keeps_alive(headers, version) and not self._server.is_closing
+        self._reader = None
+        self._server.give_back(reader)
+        self._exchange = exchange
+        self._length = length
+        self._expect_by(0, None)
+        exchange.is_unread = length != 0
+        self._receiver = self._server.begin(exchange)
+        if exchange is not self._exchange:
+            return  # answered, or gone
+        most = exchange.max_body_bytes
+        if most and length > most:
+            raise refusals.body_too_large(f"the body has {length} bytes", most)
+        if not length:
+            self._complete(b"")
+            return
+        if headers.get("expect", "").lower() == "100-continue" and version == "HTTP/1.1":
+            exchange.proceed()
+        self._chunks = ChunkReader(most, self._limits) if length == CHUNKED else None
+        self._body_at = 0
+        self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+
+    def _read_body(self, data: bytes, at: int) -> int:
+        if self._chunks is not None:
+            return self._read_chunks(self._chunks, data, at)
+        left = self._length - self._body_at
+        piece = data[at : at + left]
+        if self._receiver is not None:
+            self._body_at += len(piece)
+            self._is_held_up = not self._receiver.take(piece)
+            if self._body_at == self._length:
+                self._complete(b"")
+            else:
+                self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+        elif len(piece) == left:  # all of it is here
+            self._complete(piece)
+        else:
+            self._receive_into(self._length, piece)
+        return at + len(piece)
+
+    def _receive_into(self, size: int, first: bytes) -> None:
+        """The rest of the body lands where it stays."""
+        self._body = bytearray(size) if size <= MAPPED_BYTES else mmap.mmap(-1, size)
+        self._body_view = memoryview(self._body)
+        self._body_at = len(first)
+        self._body_view[: len(first)] = first
+        self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+
+    def _take_body(self) -> Buffer:
+        body, view = self._body, self._body_view
+        assert view is not None
+        self._drop_body()
+        if isinstance(body, bytearray):
+            view.release()
+            return body
+        return view
+
+    def _read_chunks(self, chunks: ChunkReader, data: bytes, at: int) -> int:
+        pieces, at = chunks.feed(data, at)
+        if self._receiver is not None:
+            for piece in pieces:
+                self._is_held_up = not self._receiver.take(piece) or self._is_held_up
+        elif pieces:
+            if self._body is None:
+                self._body = bytearray()
+            assert isinstance(self._body, bytearray)
+            for piece in pieces:
+                self._body += piece
+        if chunks.has_ended:
+            whole, self._body = self._body, None
+            self._complete(whole if isinstance(whole, bytearray) else b"")
+        else:
+            self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+        return at
+
+    def _complete(self, body: Buffer) -> None:
+        """The request has come in whole."""
+        exchange, receiver = self._exchange, self._receiver
+        assert exchange is not None
+        exchange.is_unread = False
+        self._chunks = None
+        self._expect_by(0, None)
+        if receiver is not None:
+            receiver.finish_input()
+        else:
+            exchange.body = body
+            self._server.finish(exchange)
+
+    # Ending
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what is no request, or no good one, and close; only close where an answer has
+        begun."""
+        exchange = self._exchange
+        if not self._is_closed and (exchange is None or not exchange.has_started):
+            if exchange is None:
+                exchange = Exchange(self, "", "", "HTTP/1.1", {}, ())
+                self._exchange = exchange
+            self._server.refused(exchange)
+            exchange.closes = True
+            exchange.is_unread = True
+            kind, body = self._server.render(refusal)
+            exchange.respond(refusal.status, [("Content-Type", kind)], [body])
+        elif exchange is not None:
+            self._is_lingering = True
+            self.close()
+
+    def _slow_head(self) -> None:
+        self.refuse(refusals.slow_head(self._limits))
+
+    def _slow_body(self) -> None:
+        if self._is_held_up:  # the application's doing
+            self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+        else:
+            self.refuse(refusals.slow_body(self._limits))
+
+    def _watch_reader(self) -> None:
+        """Cut a client that has taken nothing of its answer since last looked at."""
+        unread = self._write_buffer_bytes()
+        if unread >= self._unread_bytes:
+            self.abort()
+        else:
+            self._unread_bytes = unread
+            self._expect_by(self._limits.write_idle_timeout_s, self._watch_reader)
+
+    def _write_buffer_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _hand_over(self, received: bytes) -> None:
+        """The client speaks HTTP/2: whoever does takes the transport."""
+        assert self._transport is not None
+        assert self._server.http2 is not None
+        transport, self._transport = self._transport, None
+        self._is_closed = True
+        self.deadline_s = NEVER
+        self._server.closed(self)
+        self._server.http2(transport, received)
+
+    def _hang_up(self) -> None:
+        self._lost()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _lost(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            if self._transport is not None:
+                self._transport.close()
+        self._drop_body()
+        self._held = b""
+        if self._reader is not None:
+            self._server.give_back(self._reader)
+            self._reader = None
+        exchange = self._exchange
+        if exchange is not None:
+            self._drop_exchange()
+            exchange.lost()
+        if self.unread is not None and not self.unread.done():
+            self.unread.set_result(None)
+            self.unread = None
+
+    def _drop_exchange(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._receiver = None
+        self._chunks = None
+        self._is_held_up = False
+        self._drop_body()
+        if exchange is not None and not exchange.is_running:
+            self._server.ended(exchange)
+
+    def _drop_body(self) -> None:
+        self._body = self._body_view = None
+
+    def _expect_by(self, seconds: float, otherwise: Any) -> None:
+        """Call otherwise after seconds, unless told something else by then; 0: never."""
+        self._deadline = otherwise
+        if seconds and otherwise is not None:
+            self.deadline_s = self._server.now_s + self._server.tick_s + seconds
+        else:
+            self.deadline_s = NEVER

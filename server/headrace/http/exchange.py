@@ -1,0 +1,221 @@
+"""One request and its answer, as an application sees them.
+
+`respond` is the short road: status, headers and body leave in one write. `start`, `write` and `end`
+send an answer piece by piece; `await written()` between pieces holds a producer back while the
+client does not keep up.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from headrace.http import eager
+from headrace.http.chunks import LAST, to_chunk
+from headrace.http.response import BODILESS, Headers, check_value, date_now, head
+
+if TYPE_CHECKING:
+    from headrace.http.connection import Connection
+
+Buffer = bytes | bytearray | memoryview
+JOINED_BYTES = 1 << 16  # smaller parts are copied into one write, larger ones written as they are
+
+
+class Gone(ConnectionError):
+    """The client has hung up; nothing that is sent reaches it."""
+
+
+class Exchange:
+    """headers: lower-case names, the last of a name wins. body: whole, once `finish` is called.
+
+    closes: the connection ends with this answer; set it before answering.
+    """
+
+    __slots__ = (
+        "_content_left",
+        "_is_chunked",
+        "_is_framed",
+        "_task",
+        "body",
+        "closes",
+        "connection",
+        "fields",
+        "has_ended",
+        "has_started",
+        "headers",
+        "is_gone",
+        "is_unread",
+        "max_body_bytes",
+        "method",
+        "on_gone",
+        "state",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self,
+        connection: "Connection",
+        method: str,
+        target: str,
+        version: str,
+        headers: dict[str, str],
+        fields: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.fields = fields  # as they came, in order
+        self.body: Buffer = b""
+        self.closes = False
+        self.is_unread = True  # some of the body is still to come
+        self.has_started = False  # the answer
+        self.has_ended = False
+        self.is_gone = False
+        self.max_body_bytes = connection.max_body_bytes  # Tornado's handlers may change it
+        self.state: Any = None  # the application's own
+        self.on_gone: Any = None  # called without arguments when the client hangs up
+        self._is_chunked = False
+        self._is_framed = True
+        self._content_left = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def peer(self) -> Any:
+        return self.connection.peer
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work, which answers; it is cancelled when the client hangs up.
+
+        An answer it leaves unfinished ends the connection, so that it cannot look whole.
+        """
+        self._task = eager.start(work, self._ran)
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None
+
+    def cancel(self) -> bool:
+        """Cancel what `run` started; False where nothing runs."""
+        return self._task is not None and self._task.cancel()
+
+    def respond(self, status: int, headers: Headers, parts: Sequence[Buffer] = ()) -> None:
+        """A whole answer; Date, Content-Length and Connection are added.
+
+        Nothing of parts is sent to HEAD, nor with a status that has no body. Raises ValueError,
+        having sent nothing, for headers that HTTP cannot carry.
+        """
+        size = 0
+        for part in parts:
+            size += part.nbytes if isinstance(part, memoryview) else len(part)
+        fields = [*headers, ("Date", date_now())]
+        if status not in BODILESS:
+            fields.append(("Content-Length", str(size)))
+        else:
+            size, parts = 0, ()
+        self._add_connection(fields)
+        first = head(status, fields)
+        self.has_started = True
+        connection = self.connection
+        if self.method == "HEAD" or not size:
+            connection.write(first)
+        elif size <= JOINED_BYTES:
+            connection.write(b"".join((first, *parts)))
+        else:
+            connection.write(first)
+            for part in parts:
+                connection.write(part)
+        self._end()
+
+    def start(
+        self, status: int, headers: Headers, reason: str | None = None, length: int | None = None
+    ) -> None:
+        """The head of an answer. length: of the content, where headers hold it; None: unknown, so
+        it is sent chunked, or to HTTP/1.0 until the connection ends. Raises ValueError."""
+        fields = list(headers)
+        self._is_framed = self.method != "HEAD" and status not in BODILESS and status >= 200
+        self._content_left = -1 if length is None else length
+        if length is None and self._is_framed:
+            if self.version == "HTTP/1.1":
+                self._is_chunked = True
+                fields.append(("Transfer-Encoding", "chunked"))
+            else:
+                self.closes = True
+        self._add_connection(fields)
+        self.connection.write(head(status, fields, reason))
+        self.has_started = True
+
+    def write(self, piece: Buffer) -> None:
+        """Raises Gone where the client has hung up, ValueError for more than was announced."""
+        if self.is_gone:
+            raise Gone("the client has hung up")
+        if not len(piece) or not self._is_framed:
+            return
+        if self._content_left >= 0:
+            self._content_left -= len(piece)
+            if self._content_left < 0:
+                self.abort()
+                raise ValueError("more content than Content-Length said")
+        self.connection.write(to_chunk(bytes(piece)) if self._is_chunked else piece)
+
+    async def written(self) -> None:
+        """Return when the client keeps up with what was written. Raises Gone."""
+        if self.connection.unread is not None:
+            await asyncio.shield(self.connection.unread)
+        if self.is_gone:
+            raise Gone("the client has hung up")
+
+    def end(self) -> None:
+        """The answer that `start` began is whole. Raises ValueError for less than announced."""
+        if self.has_ended:
+            return
+        if self._content_left > 0 and self._is_framed:
+            left = self._content_left
+            self.abort()
+            raise ValueError(f"{left} bytes less content than Content-Length said")
+        if self._is_chunked:
+            self.connection.write(LAST)
+        self._end()
+
+    def proceed(self) -> None:
+        """Answer `Expect: 100-continue`, unless the client has begun to send."""
+        self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def abort(self) -> None:
+        """End the connection now, so that half an answer cannot look whole."""
+        self.connection.abort()
+
+    def lost(self) -> None:
+        """The connection's word that the client has gone."""
+        self.is_gone = True
+        if self._task is not None:
+            self._task.cancel()
+        callback, self.on_gone = self.on_gone, None
+        if callback is not None:
+            callback()
+
+    def _add_connection(self, fields: list[tuple[str, str]]) -> None:
+        connection = self.connection
+        if self.closes or not connection.keeps_alive:
+            self.closes = True
+            fields.append(("Connection", "close"))
+        elif self.version == "HTTP/1.0":
+            fields.append(("Connection", "keep-alive"))
+
+    def _end(self) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self.on_gone = None
+            self.connection.answered(self)
+
+    def _ran(self, error: BaseException | None) -> None:
+        self._task = None
+        self.connection.ran(self)
+        if not self.has_ended and not self.is_gone:
+            self.abort()
+        if error is not None and not isinstance(error, asyncio.CancelledError | Gone):
+            self.connection.failed(error)
+
+
+__all__ = ["Buffer", "Exchange", "Gone", "check_value"]

@@ -1,0 +1,208 @@
+"""The head of a request: bytes in any pieces to start line, headers and where the body ends.
+
+llhttp (httptools) reads the lines, and refuses what RFC 9112 lets a recipient refuse: bare line
+feeds, folded lines, control characters, lengths that are none. What it lets through and two
+servers could read differently is refused here. Framing is ours: the parser is never given a byte
+of a body, so where one request ends and the next begins is decided in one place.
+"""
+
+from collections.abc import Sequence
+
+import httptools
+
+from headrace.http.limits import Limits, Refusal, malformed, too_many_header_bytes, too_many_headers
+
+END = b"\r\n\r\n"
+CHUNKED = -1  # the length of a body that says it as it comes
+VERSIONS = {"1.1": "HTTP/1.1", "1.0": "HTTP/1.0"}
+_MAX_NAMES = 512
+_names: dict[bytes, str] = {}  # lower-case header names; bounded: names are the client's
+_BAD_IN_HOST = frozenset(' \t/\\@?#,"<>')
+
+
+class Head:
+    """One request's start line and headers, as the parser tells them."""
+
+    __slots__ = ("fields", "has_ended", "is_complete", "target")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+        self.has_ended = False  # the parser expects another head
+
+    # httptools' calls
+
+    def on_url(self, piece: bytes) -> None:
+        self.target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+    def on_message_complete(self) -> None:
+        self.has_ended = True
+
+
+class HeadReader:
+    """Reads one head at a time; `feed` until it says True, then read the attributes.
+
+    Raises Refusal from any method. `reset` makes it ready for the next head of any connection.
+    """
+
+    __slots__ = ("_fed_bytes", "_head", "_parser", "_tail", "headers", "method", "version")
+
+    def __init__(self) -> None:
+        self._head = Head()
+        self._parser = httptools.HttpRequestParser(self._head)
+        self._fed_bytes = 0
+        self._tail = b""
+        self.method = ""
+        self.version = ""
+        self.headers: dict[str, str] = {}
+
+    @property
+    def target(self) -> str:
+        return self._head.target.decode("latin1")
+
+    @property
+    def fields(self) -> Sequence[tuple[bytes, bytes]]:
+        """Names and values as they came, in order."""
+        return self._head.fields
+
+    @property
+    def is_begun(self) -> bool:
+        """Something of a head has come: empty lines before one are nothing."""
+        return bool(self._head.target) or self._fed_bytes > 0
+
+    def reset(self) -> None:
+        if not self._head.has_ended:
+            self._parser = httptools.HttpRequestParser(self._head)
+        self._head.reset()
+        self._fed_bytes = 0
+        self._tail = b""
+
+    def feed(self, data: bytes, start: int, limits: Limits) -> int:
+        """Take of data from start what belongs to the head. Returns where the rest begins, or -1
+        if all of it did and the head is not complete."""
+        head = self._head
+        while True:
+            end = self._end_in(data, start)
+            piece = data[start:end] if end >= 0 else data[start:] if start else data
+            self._fed_bytes += len(piece)
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                head.has_ended = False  # not upgraded: the parser is in a state of its own
+            except httptools.HttpParserError as err:
+                raise malformed(_reason(err)) from None
+            if head.is_complete:
+                self._check(limits)
+                return end
+            if limits.max_header_bytes and self._fed_bytes > limits.max_header_bytes:
+                raise too_many_header_bytes(limits)
+            if end < 0:
+                self._tail = (self._tail + piece)[-3:]
+                return -1
+            start, self._tail = end, b""  # empty lines before the request line
+
+    def _end_in(self, data: bytes, start: int) -> int:
+        """Where the head ends in data, behind its empty line; -1: not in there."""
+        tail = self._tail
+        if tail:
+            at = (tail + data[start : start + 3]).find(END)
+            if at >= 0:
+                return start + at + len(END) - len(tail)
+        at = data.find(END, start)
+        return at + len(END) if at >= 0 else -1
+
+    def _check(self, limits: Limits) -> None:
+        fields = self._head.fields
+        if limits.max_header_bytes and self._fed_bytes > limits.max_header_bytes:
+            raise too_many_header_bytes(limits)
+        if limits.max_headers and len(fields) > limits.max_headers:
+            raise too_many_headers(len(fields), limits)
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in VERSIONS:
+            raise malformed(f"HTTP/{version} is not served; send HTTP/1.1")
+        self.version = VERSIONS[version]
+        self.method = parser.get_method().decode("latin1")
+        self.headers = {}
+        hosts = 0
+        for name, value in fields:
+            key = _names.get(name) or _lower(name)
+            self.headers[key] = value.decode("latin1")
+            hosts += key == "host"
+        self._check_host(hosts)
+
+    def _check_host(self, hosts: int) -> None:
+        """RFC 9112 §3.2."""
+        if hosts != 1 and (hosts or self.version == "HTTP/1.1"):
+            raise malformed(f"{hosts} Host headers, expected one")
+        if hosts and not _BAD_IN_HOST.isdisjoint(host := self.headers["host"]):
+            raise malformed(f"bad Host header {host!r}")
+
+
+def body_length(headers: dict[str, str], version: str) -> int:
+    """Bytes of the body that follows headers, or CHUNKED. Raises Refusal."""
+    coding = headers.get("transfer-encoding")
+    if coding is None:
+        length = headers.get("content-length")
+        if length is None:
+            return 0
+        length = length.strip(" \t")
+        if not (length.isascii() and length.isdigit()) or len(length) > 19:
+            raise malformed(f"Content-Length {length!r} is not a number of bytes")
+        return int(length)
+    if "content-length" in headers:
+        raise malformed("Content-Length and Transfer-Encoding exclude each other")
+    if coding.strip(" \t").lower() != "chunked":
+        raise malformed(f"Transfer-Encoding {coding!r} is not supported; send chunked")
+    if version == "HTTP/1.0":
+        raise malformed("HTTP/1.0 knows no Transfer-Encoding")
+    return CHUNKED
+
+
+def keeps_alive(headers: dict[str, str], version: str) -> bool:
+    options = headers.get("connection")
+    if options is None:
+        return version == "HTTP/1.1"
+    words = {word.strip() for word in options.lower().split(",")}
+    return "close" not in words if version == "HTTP/1.1" else "keep-alive" in words
+
+
+def _lower(name: bytes) -> str:
+    lower = name.decode("latin1").lower()
+    if len(_names) < _MAX_NAMES and len(name) < 64:
+        _names[name] = lower
+    return lower
+
+
+_REASONS = {
+    "Invalid method encountered": "Malformed HTTP request line: no method of HTTP",
+    "Invalid header token": "a header line without a name and a colon",
+    "Transfer-Encoding can't be present with Content-Length": (
+        "Content-Length and Transfer-Encoding exclude each other"
+    ),
+    "Content-Length can't be present with Transfer-Encoding": (
+        "Content-Length and Transfer-Encoding exclude each other"
+    ),
+    "Invalid character in Content-Length": "Content-Length is not a number of bytes",
+    "Empty Content-Length": "Content-Length is not a number of bytes",
+    "Request has invalid `Transfer-Encoding`": "Transfer-Encoding is not supported; send chunked",
+    "Invalid `Transfer-Encoding` header value": "Transfer-Encoding is not supported; send chunked",
+}
+
+
+def _reason(err: Exception) -> str:
+    text = str(err)
+    return _REASONS.get(text, text)
+
+
+__all__ = ["CHUNKED", "HeadReader", "Refusal", "body_length", "keeps_alive"]

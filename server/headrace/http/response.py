@@ -1,0 +1,46 @@
+"""The head of an answer as bytes: status line, headers, Date."""
+
+import re
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http.client import responses
+
+Headers = Iterable[tuple[str, str]]
+_BAD = re.compile(r"[\r\n\x00]")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+BODILESS = frozenset({204, 304})  # and 1xx
+
+_status_lines = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in responses.items()}
+_date: tuple[int, str] = (0, "")
+
+
+def head(status: int, headers: Headers, reason: str | None = None) -> bytes:
+    """Raises ValueError for a name or a value that would not stay one header."""
+    if reason is None:
+        lines = _status_lines.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
+    else:
+        lines = f"HTTP/1.1 {status} {check_value('reason', reason)}\r\n"
+    for name, value in headers:
+        if _TOKEN.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is no header name")
+        lines += f"{name}: {check_value(name, value)}\r\n"
+    try:
+        return (lines + "\r\n").encode("latin1")
+    except UnicodeEncodeError as err:
+        raise ValueError(f"a header holds {err.object[err.start]!r}, which is not Latin-1") from err
+
+
+def check_value(name: str, value: str) -> str:
+    if _BAD.search(value):
+        raise ValueError(f"header {name!r} holds a line break or a NUL: {value!r}")
+    return value
+
+
+def date_now() -> str:
+    """The value of Date, made once a second."""
+    global _date
+    now_s = int(time.time())
+    if _date[0] != now_s:
+        _date = now_s, formatdate(now_s, usegmt=True)
+    return _date[1]
