@@ -139,19 +139,18 @@ class Executor(Generic[Instance]):
         self._waiters.append(waiter)
         self.pending_requests += 1
         self.pending_bytes += context.body_bytes
-        timeout_s = None
+        timer = None
         if context.deadline_s is not None:
-            timeout_s = max(0.0, context.deadline_s - time.monotonic())
+            left_s = max(0.0, context.deadline_s - time.monotonic())
+            timer = asyncio.get_running_loop().call_later(left_s, _expire, waiter)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await waiter
-        except TimeoutError as err:
-            self._give_back(waiter)
-            raise QueueTimeout from err
+            return await waiter
         except asyncio.CancelledError:
             self._give_back(waiter)
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             self.pending_requests -= 1
             self.pending_bytes -= context.body_bytes
 
@@ -199,6 +198,11 @@ class Executor(Generic[Instance]):
                 len(self.instances), thread_name_prefix=f"model-{self.model_name}"
             )
         return self._threads
+
+
+def _expire(waiter: "asyncio.Future[Instance]") -> None:
+    if not waiter.done():
+        waiter.set_exception(QueueTimeout())
 
 
 def _guarded(call: Callable[[Instance], Result], instance: Instance) -> Result:

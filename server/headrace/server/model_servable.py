@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
+from headrace.http import in_task
 from headrace.server import hooks
 from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
 from headrace.server.execution import Executor, QueueLimits
@@ -74,6 +75,7 @@ class ModelServable:
 
     async def is_ready(self) -> bool:
         """What `healthy()` says; with a predictor health check, the predictor's word too."""
+        await in_task()  # users' code may ask for its task
         try:
             if not await _awaited(self.model.healthy()):
                 return False
@@ -128,6 +130,7 @@ class ModelServable:
 
     async def _call(self, payload: Any, context: Context, verb: InferenceVerb) -> Any:
         """The hooks' result; a stream holds its place among the admitted until it ends."""
+        await in_task()
         is_admitted = self._has_async_hook(verb)
         if is_admitted:
             self._admit(context)

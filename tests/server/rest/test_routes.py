@@ -213,7 +213,6 @@ def test_answer(method: str, path: str, body: bytes, status: int, answer: Any) -
         pytest.param("GET", "/v1/models/m:predict", "POST", id="GET where one predicts"),
         pytest.param("PUT", "/v2/models/m/infer", "POST", id="PUT"),
         pytest.param("OPTIONS", "/v1/models", "GET, HEAD", id="OPTIONS"),
-        pytest.param("BREW", "/", "GET, HEAD", id="a method nobody knows"),
         pytest.param("POST", "/v2/models/stats", "GET, HEAD", id="stats is not a model's name"),
         pytest.param("DELETE", "/v2/logging", "GET, HEAD, POST", id="several are allowed"),
     ],

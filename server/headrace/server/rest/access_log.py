@@ -3,10 +3,8 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Protocol
 
-from tornado.httputil import RequestStartLine
-
+from headrace.http import Exchange
 from headrace.server.rest.answer import Answer
 from headrace.server.rest.call import Call
 
@@ -18,13 +16,7 @@ trace = logging.getLogger("headrace.trace")
 # The same set that KServe's --access_log_format takes from asgi-logger.
 
 
-class Exchanged(Protocol):
-    start_line: RequestStartLine
-    started_ns: int
-    peer: object
-
-
-def write_access(template: str, exchange: Exchanged, call: Call, answer: Answer) -> None:
+def write_access(template: str, exchange: Exchange, call: Call, answer: Answer) -> None:
     """template: a %-format of the names in `fields`, e.g. `%(h)s %(r)s %(s)s %(D)s`."""
     values = fields(exchange, call.headers, answer)
     try:
@@ -34,8 +26,8 @@ def write_access(template: str, exchange: Exchanged, call: Call, answer: Answer)
     access.info("%s", line)
 
 
-def fields(exchange: Exchanged, headers: Mapping[str, str], answer: Answer) -> dict[str, object]:
-    method, target, version = exchange.start_line
+def fields(exchange: Exchange, headers: Mapping[str, str], answer: Answer) -> dict[str, object]:
+    method, target, version = exchange.method, exchange.target, exchange.version
     elapsed_ns = time.perf_counter_ns() - exchange.started_ns
     path, _, query = target.partition("?")
     peer = exchange.peer

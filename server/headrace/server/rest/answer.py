@@ -1,6 +1,5 @@
 """What a handler returns: status, headers and body of one HTTP answer."""
 
-import http.client
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,19 +62,3 @@ def add_model_headers(answer: Answer, headers: Mapping[str, str]) -> None:
             answer.content_type = value
         elif key not in _NOT_THE_MODELS:
             answer.headers[name] = value
-
-
-def reason(status: int) -> str:
-    return http.client.responses.get(status, "Unknown")
-
-
-def to_bytes(answer: Answer) -> bytes:
-    """A whole answer that ends its connection, for where there is no request to answer to."""
-    lines = [f"HTTP/1.1 {answer.status} {reason(answer.status)}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    lines += [
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {answer.size_bytes}",
-        "Connection: close",
-    ]
-    return "\r\n".join(lines).encode("latin1") + b"\r\n\r\n" + b"".join(answer.parts)

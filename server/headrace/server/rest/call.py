@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
+from headrace.http import Exchange
 from headrace.server.request import Context
 from headrace.server.tensor import Buffer
 
@@ -18,6 +20,12 @@ class Call:
     headers: dict[str, str]
     body: Buffer = b""
     context: Context = field(default_factory=Context)
+
+    @classmethod
+    def of(cls, names: Mapping[str, str], exchange: Exchange) -> Self:
+        body, headers = exchange.body, exchange.headers
+        context = Context(headers, body_bytes=len(body), started_ns=exchange.started_ns)
+        return cls(names, headers, body, context)
 
     @property
     def model(self) -> str:

@@ -1,5 +1,6 @@
 """Which HTTP status an error becomes, and its body: the one place (contract §1.5, D1)."""
 
+import http.client
 import logging
 import math
 
@@ -7,7 +8,7 @@ import tornado.web
 
 from headrace.server.errors import Code, ServingError, failure
 from headrace.server.protocol.compression import ACCEPTED
-from headrace.server.rest.answer import Answer, error_answer, json_answer, reason
+from headrace.server.rest.answer import Answer, error_answer, json_answer
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def to_answer(error: BaseException) -> Answer:
 
 def _tornado(error: tornado.web.HTTPError) -> Answer:
     """User code may raise Tornado's own error; its text is the log message or the reason."""
-    message = error.get_message() or error.reason or reason(error.status_code)
+    message = error.get_message() or error.reason or http.client.responses.get(error.status_code)
     answer = json_answer({"error": message, "detail": message}, error.status_code)
     if error.status_code == 503:
         answer.headers["Retry-After"] = "1"

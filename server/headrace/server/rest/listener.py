@@ -1,55 +1,41 @@
-"""The HTTP port: accepts, tells HTTP/1 from HTTP/2, and drains.
+"""The HTTP port: binds it, and drains it.
 
-HTTP/1 is Tornado's, over stream.py. HTTP/2 goes to the gRPC server (splice.py) where bytes are
-plain; over TLS the port speaks HTTP/1 only, since grpcio ends its own TLS on its own port.
+HTTP/1 is headrace.http's. HTTP/2 goes to the gRPC server (splice.py) where bytes are plain; over
+TLS the port speaks HTTP/1 only, since grpcio ends its own TLS on its own port.
 """
 
 import asyncio
-import logging
 import socket
 import ssl
 
-from tornado.http1connection import HTTP1ConnectionParameters
 from tornado.netutil import bind_sockets
 
+from headrace.http import HttpServer, Limits
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
-from headrace.server.rest.application import Application
-from headrace.server.rest.head import HeadLimits
+from headrace.server.rest.application import Application, render
 from headrace.server.rest.splice import Splice
-from headrace.server.rest.stream import HttpStream, StreamLimits
 from headrace.server.settings import Settings
-
-CHUNK_BYTES = 1 << 18
-UNLIMITED = 1 << 62
-FLUSH_S = 2.0  # longest a client may take to read its last answer once we stop
-
-# Tornado tells of each message it cannot parse; the client is told instead, and probes are many.
-logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
 class RestListener:
-    """start() returns the port; stop() ends open connections.
-
-    unix_address: where HTTP/2 connections go, a path; None: nowhere, they are closed.
-    """
+    """start() returns the port; stop() ends open connections."""
 
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
-        self.plane = plane
-        self.control = control
         self.settings = settings
         self.application = Application(plane, control, settings)
         self._splice = Splice()
-        self._servers: list[asyncio.Server] = []
-        self._streams: set[HttpStream] = set()
-        self._none_open = asyncio.Event()
-        self._none_open.set()
-        self._params = HTTP1ConnectionParameters(
-            chunk_size=CHUNK_BYTES, max_header_size=UNLIMITED, max_body_size=UNLIMITED
+        tls = bool(settings.ssl_certfile)
+        self.http = HttpServer(
+            short_path=self.application,
+            limits=limits(settings),
+            render=render,
+            http2=None if tls else self._splice.join,
         )
 
     @property
     def unix_address(self) -> str | None:
+        """Where HTTP/2 connections go, a path; None: nowhere, they are closed."""
         return self._splice.address
 
     @unix_address.setter
@@ -58,22 +44,9 @@ class RestListener:
 
     async def start(self) -> int:
         """Bind and serve. Raises OSError naming the address and the flag if it cannot be bound."""
-        settings = self.settings
-        tls = tls_context(settings)
-        limits = StreamLimits(
-            settings.header_timeout_s,
-            settings.body_idle_timeout_s,
-            settings.timeout_keep_alive,
-            head=HeadLimits(settings.max_header_bytes, settings.max_headers),
-        )
-        loop = asyncio.get_running_loop()
-        sockets = bind(settings)
-        for sock in sockets:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: HttpStream(self, limits, sniffs=tls is None), sock=sock, ssl=tls
-                )
-            )
+        tls = tls_context(self.settings)
+        sockets = bind(self.settings)
+        await self.http.serve(sockets, tls)
         port: int = sockets[0].getsockname()[1]
         return port
 
@@ -85,39 +58,22 @@ class RestListener:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + (self.settings.grace_period if grace_s is None else grace_s)
-        servers, self._servers = self._servers, []
-        for server in servers:
-            server.close()
-        for stream in list(self._streams):
-            stream.close_if_idle()
-        await self.application.drained(max(0.0, deadline_s - loop.time()))
+        if not await self.http.drain(max(0.0, deadline_s - loop.time())):
+            self.application.is_stopping = True
+            await self.http.cancel()
         await self._splice.stop(max(0.0, deadline_s - loop.time()))
-        for stream in list(self._streams):
-            stream.end()
-        try:
-            async with asyncio.timeout(FLUSH_S):
-                await self._none_open.wait()
-        except TimeoutError:
-            for stream in list(self._streams):
-                stream.abort()
-            await self._none_open.wait()
+        await self.http.end()
 
-    # StreamOwner
 
-    def opened(self, stream: HttpStream) -> None:
-        self._streams.add(stream)
-        self._none_open.clear()
-
-    def serve_http1(self, stream: HttpStream) -> None:
-        self.application.serve(stream, self._params)
-
-    def serve_http2(self, transport: asyncio.Transport, received: bytes) -> None:
-        self._splice.join(transport, received)
-
-    def closed(self, stream: HttpStream) -> None:
-        self._streams.discard(stream)
-        if not self._streams:
-            self._none_open.set()
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        max_header_bytes=settings.max_header_bytes,
+        max_headers=settings.max_headers,
+        max_body_bytes=settings.max_body_bytes,
+        header_timeout_s=settings.header_timeout_s,
+        body_idle_timeout_s=settings.body_idle_timeout_s,
+        keep_alive_s=settings.timeout_keep_alive,
+    )
 
 
 def bind(settings: Settings) -> list[socket.socket]:

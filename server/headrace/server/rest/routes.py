@@ -19,12 +19,16 @@ _HEX = frozenset("0123456789abcdefABCDEF")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """is_probe: cheap, asked often, and left out of the access log."""
+    """is_probe: cheap, asked often, and left out of the access log.
+
+    is_quick: the handler asks for no task of its own before it first waits (http/eager.py).
+    """
 
     method: str
     template: str
     handler: Handler
     is_probe: bool = False
+    is_quick: bool = False
 
     @property
     def segments(self) -> list[str]:

@@ -34,7 +34,7 @@ class V1:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", f"{prefix}:{name}", self._handler(verb))
+            Route("POST", f"{prefix}:{name}", self._handler(verb), is_quick=True)
             for prefix in PREFIXES
             for name, verb in (("predict", self._plane.predict), ("explain", self._plane.explain))
         ]

@@ -27,7 +27,7 @@ class V2:
         self._events = event_settings(settings)
 
     def routes(self) -> list[Route]:
-        return [Route("POST", f"{prefix}/infer", self.infer) for prefix in PREFIXES]
+        return [Route("POST", f"{prefix}/infer", self.infer, is_quick=True) for prefix in PREFIXES]
 
     async def infer(self, call: Call) -> Answer:
         """The length header alone decides the form; Content-Type is ignored (contract D8)."""
