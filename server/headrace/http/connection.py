@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from headrace.http import limits as refusals
 from headrace.http.chunks import ChunkReader
 from headrace.http.exchange import Buffer, Exchange
-from headrace.http.head import CHUNKED, HeadReader, body_length, keeps_alive
+from headrace.http.head import CHUNKED, HeadReader, RequestHead
 from headrace.http.limits import Limits, Refusal
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ HELD_BYTES = 1 << 16  # of pipelined requests, or of a body nobody takes: more, 
 MAPPED_BYTES = 1 << 22  # a larger body is mapped: its pages exist once they have come
 LINGER_S = 2.0  # longest a client may go on sending what nobody reads, to hear its answer
 NEVER = math.inf
+NO_HEAD = RequestHead("", "", "HTTP/1.1", {}, (), 0, False)  # of what is no request
 
 
 class Receiver(Protocol):
@@ -309,40 +310,45 @@ class Connection(asyncio.BufferedProtocol):
                 self._expect_by(self._limits.keep_alive_s, self._hang_up)
 
     def _read_head(self, data: bytes, at: int) -> int:
-        reader = self._reader
+        reader, text = self._reader, b""
         if reader is None:
+            head, text = self._server.heads.find(data, at)
+            if head is not None:
+                self._is_first = False
+                self._begin(head)
+                return at + len(text)
             reader = self._reader = self._server.reader()
             if not self._is_first:
                 self._expect_by(self._limits.header_timeout_s, self._slow_head)
         self._is_first = False
         at = reader.feed(data, at, self._limits)
-        if at < 0:
+        if reader.head is None:
             return len(data)
-        self._begin(reader)
-        return at
-
-    def _begin(self, reader: HeadReader) -> None:
-        """A head is complete."""
-        headers, version = reader.headers, reader.version
-        exchange = Exchange(self, reader.method, reader.target, version, headers, reader.fields)
-        length = body_length(headers, version)
-        self.keeps_alive = keeps_alive(headers, version) and not self._server.is_closing
+        head = reader.head
         self._reader = None
         self._server.give_back(reader)
-        self._exchange = exchange
-        self._length = length
-        self._expect_by(0, None)
+        if text:
+            self._server.heads.add(text, head)
+        self._begin(head)
+        return at
+
+    def _begin(self, head: RequestHead) -> None:
+        """A head is complete."""
+        exchange = self._exchange = Exchange(self, head)
+        length = self._length = head.body_length
+        self.keeps_alive = head.keeps_alive and not self._server.is_closing
+        self.deadline_s = NEVER
         exchange.is_unread = length != 0
         self._receiver = self._server.begin(exchange)
         if exchange is not self._exchange:
             return  # answered, or gone
-        most = exchange.max_body_bytes
-        if most and length > most:
-            raise refusals.body_too_large(f"the body has {length} bytes", most)
         if not length:
             self._complete(b"")
             return
-        if headers.get("expect", "").lower() == "100-continue" and version == "HTTP/1.1":
+        most = exchange.max_body_bytes
+        if most and length > most:
+            raise refusals.body_too_large(f"the body has {length} bytes", most)
+        if head.headers.get("expect", "").lower() == "100-continue" and head.version == "HTTP/1.1":
             exchange.proceed()
         self._chunks = ChunkReader(most, self._limits) if length == CHUNKED else None
         self._body_at = 0
@@ -407,7 +413,8 @@ class Connection(asyncio.BufferedProtocol):
         assert exchange is not None
         exchange.is_unread = False
         self._chunks = None
-        self._expect_by(0, None)
+        self._deadline = None
+        self.deadline_s = NEVER
         if receiver is not None:
             receiver.finish_input()
         else:
@@ -422,7 +429,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         if not self._is_closed and (exchange is None or not exchange.has_started):
             if exchange is None:
-                exchange = Exchange(self, "", "", "HTTP/1.1", {}, ())
+                exchange = Exchange(self, NO_HEAD)
                 self._exchange = exchange
             self._server.refused(exchange)
             exchange.closes = True

@@ -6,12 +6,14 @@ client does not keep up.
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from headrace.http import eager
 from headrace.http.chunks import LAST, to_chunk
-from headrace.http.response import BODILESS, Headers, check_value, date_now, head
+from headrace.http.head import RequestHead
+from headrace.http.response import BODILESS, Headers, date_now, first_lines
 
 if TYPE_CHECKING:
     from headrace.http.connection import Connection
@@ -26,6 +28,7 @@ class Gone(ConnectionError):
 
 class Exchange:
     """headers: lower-case names, the last of a name wins. body: whole, once `finish` is called.
+    started_ns: when the head had come, on `time.perf_counter_ns()`'s clock.
 
     closes: the connection ends with this answer; set it before answering.
     """
@@ -47,26 +50,20 @@ class Exchange:
         "max_body_bytes",
         "method",
         "on_gone",
+        "started_ns",
         "state",
         "target",
         "version",
     )
 
-    def __init__(
-        self,
-        connection: "Connection",
-        method: str,
-        target: str,
-        version: str,
-        headers: dict[str, str],
-        fields: Sequence[tuple[bytes, bytes]],
-    ) -> None:
+    def __init__(self, connection: "Connection", head: RequestHead) -> None:
         self.connection = connection
-        self.method = method
-        self.target = target
-        self.version = version
-        self.headers = headers
-        self.fields = fields  # as they came, in order
+        self.method = head.method
+        self.target = head.target
+        self.version = head.version
+        self.headers = dict(head.headers)
+        self.fields = head.fields  # as they came, in order
+        self.started_ns = time.perf_counter_ns()
         self.body: Buffer = b""
         self.closes = False
         self.is_unread = True  # some of the body is still to come
@@ -109,13 +106,12 @@ class Exchange:
         size = 0
         for part in parts:
             size += part.nbytes if isinstance(part, memoryview) else len(part)
-        fields = [*headers, ("Date", date_now())]
-        if status not in BODILESS:
-            fields.append(("Content-Length", str(size)))
-        else:
+        if status in BODILESS:
             size, parts = 0, ()
-        self._add_connection(fields)
-        first = head(status, fields)
+            own = f"{date_now()}{self._connection_line()}"
+        else:
+            own = f"{date_now()}Content-Length: {size}\r\n{self._connection_line()}"
+        first = first_lines(status, headers, own)
         self.has_started = True
         connection = self.connection
         if self.method == "HEAD" or not size:
@@ -133,17 +129,17 @@ class Exchange:
     ) -> None:
         """The head of an answer. length: of the content, where headers hold it; None: unknown, so
         it is sent chunked, or to HTTP/1.0 until the connection ends. Raises ValueError."""
-        fields = list(headers)
+        own = ""
         self._is_framed = self.method != "HEAD" and status not in BODILESS and status >= 200
         self._content_left = -1 if length is None else length
         if length is None and self._is_framed:
             if self.version == "HTTP/1.1":
                 self._is_chunked = True
-                fields.append(("Transfer-Encoding", "chunked"))
+                own = "Transfer-Encoding: chunked\r\n"
             else:
                 self.closes = True
-        self._add_connection(fields)
-        self.connection.write(head(status, fields, reason))
+        first = first_lines(status, headers, own + self._connection_line(), reason)
+        self.connection.write(first)
         self.has_started = True
 
     def write(self, piece: Buffer) -> None:
@@ -195,13 +191,11 @@ class Exchange:
         if callback is not None:
             callback()
 
-    def _add_connection(self, fields: list[tuple[str, str]]) -> None:
-        connection = self.connection
-        if self.closes or not connection.keeps_alive:
+    def _connection_line(self) -> str:
+        if self.closes or not self.connection.keeps_alive:
             self.closes = True
-            fields.append(("Connection", "close"))
-        elif self.version == "HTTP/1.0":
-            fields.append(("Connection", "keep-alive"))
+            return "Connection: close\r\n"
+        return "Connection: keep-alive\r\n" if self.version == "HTTP/1.0" else ""
 
     def _end(self) -> None:
         if not self.has_ended:
@@ -216,6 +210,3 @@ class Exchange:
             self.abort()
         if error is not None and not isinstance(error, asyncio.CancelledError | Gone):
             self.connection.failed(error)
-
-
-__all__ = ["Buffer", "Exchange", "Gone", "check_value"]

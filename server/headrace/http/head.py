@@ -6,11 +6,12 @@ servers could read differently is refused here. Framing is ours: the parser is n
 of a body, so where one request ends and the next begins is decided in one place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import httptools
 
-from headrace.http.limits import Limits, Refusal, malformed, too_many_header_bytes, too_many_headers
+from headrace.http.limits import Limits, malformed, too_many_header_bytes, too_many_headers
 
 END = b"\r\n\r\n"
 CHUNKED = -1  # the length of a body that says it as it comes
@@ -49,43 +50,78 @@ class Head:
         self.has_ended = True
 
 
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """headers: lower-case names, the last of a name wins. fields: as they came, in order.
+
+    body_length: bytes that follow, or CHUNKED.
+    """
+
+    method: str
+    target: str
+    version: str
+    headers: Mapping[str, str]
+    fields: Sequence[tuple[bytes, bytes]]
+    body_length: int
+    keeps_alive: bool
+
+    @property
+    def is_public(self) -> bool:
+        """Nothing in it is a secret that should not outlive its request."""
+        return not {"authorization", "cookie", "proxy-authorization"} & self.headers.keys()
+
+
+class KnownHeads:
+    """Heads seen before, by their bytes: a client that sends the same again is not parsed again.
+
+    Clients with connections of their own repeat themselves to the letter. Bounded in number and
+    size; heads with credentials are not kept.
+    """
+
+    __slots__ = ("_known",)
+    MOST, MAX_BYTES = 512, 1024
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, RequestHead] = {}
+
+    def find(self, data: bytes, at: int) -> tuple[RequestHead | None, bytes]:
+        """The head at at in data, if it is known; and its bytes, b"" if it is not all there."""
+        end = data.find(END, at)
+        if end < 0 or end - at > self.MAX_BYTES:
+            return None, b""
+        text = data[at : end + len(END)]
+        return self._known.get(text), text
+
+    def add(self, text: bytes, head: RequestHead) -> None:
+        if head.is_public:
+            if len(self._known) >= self.MOST:
+                self._known.clear()
+            self._known[text] = head
+
+
 class HeadReader:
-    """Reads one head at a time; `feed` until it says True, then read the attributes.
+    """Reads one head at a time: `feed` until it is complete, then `head` is there.
 
     Raises Refusal from any method. `reset` makes it ready for the next head of any connection.
     """
 
-    __slots__ = ("_fed_bytes", "_head", "_parser", "_tail", "headers", "method", "version")
+    __slots__ = ("_fed_bytes", "_head", "_is_reusable", "_parser", "_tail", "head")
 
     def __init__(self) -> None:
         self._head = Head()
         self._parser = httptools.HttpRequestParser(self._head)
         self._fed_bytes = 0
+        self._is_reusable = False
         self._tail = b""
-        self.method = ""
-        self.version = ""
-        self.headers: dict[str, str] = {}
-
-    @property
-    def target(self) -> str:
-        return self._head.target.decode("latin1")
-
-    @property
-    def fields(self) -> Sequence[tuple[bytes, bytes]]:
-        """Names and values as they came, in order."""
-        return self._head.fields
-
-    @property
-    def is_begun(self) -> bool:
-        """Something of a head has come: empty lines before one are nothing."""
-        return bool(self._head.target) or self._fed_bytes > 0
+        self.head: RequestHead | None = None
 
     def reset(self) -> None:
-        if not self._head.has_ended:
+        if not (self._head.has_ended and self._is_reusable):
             self._parser = httptools.HttpRequestParser(self._head)
         self._head.reset()
         self._fed_bytes = 0
         self._tail = b""
+        self.head = None
 
     def feed(self, data: bytes, start: int, limits: Limits) -> int:
         """Take of data from start what belongs to the head. Returns where the rest begins, or -1
@@ -102,7 +138,7 @@ class HeadReader:
             except httptools.HttpParserError as err:
                 raise malformed(_reason(err)) from None
             if head.is_complete:
-                self._check(limits)
+                self.head = self._checked(limits)
                 return end
             if limits.max_header_bytes and self._fed_bytes > limits.max_header_bytes:
                 raise too_many_header_bytes(limits)
@@ -121,35 +157,44 @@ class HeadReader:
         at = data.find(END, start)
         return at + len(END) if at >= 0 else -1
 
-    def _check(self, limits: Limits) -> None:
+    def _checked(self, limits: Limits) -> RequestHead:
         fields = self._head.fields
         if limits.max_header_bytes and self._fed_bytes > limits.max_header_bytes:
             raise too_many_header_bytes(limits)
         if limits.max_headers and len(fields) > limits.max_headers:
             raise too_many_headers(len(fields), limits)
-        parser = self._parser
-        version = parser.get_http_version()
-        if version not in VERSIONS:
-            raise malformed(f"HTTP/{version} is not served; send HTTP/1.1")
-        self.version = VERSIONS[version]
-        self.method = parser.get_method().decode("latin1")
-        self.headers = {}
+        version = VERSIONS.get(self._parser.get_http_version())
+        if version is None:
+            raise malformed(f"HTTP/{self._parser.get_http_version()} is not served; send HTTP/1.1")
+        headers: dict[str, str] = {}
         hosts = 0
         for name, value in fields:
             key = _names.get(name) or _lower(name)
-            self.headers[key] = value.decode("latin1")
+            headers[key] = value.decode("latin1")
             hosts += key == "host"
-        self._check_host(hosts)
+        check_host(hosts, headers, version)
+        options = headers.get("connection", "keep-alive")
+        self._is_reusable = version == "HTTP/1.1" and options.lower() == "keep-alive"
+        return RequestHead(
+            self._parser.get_method().decode("latin1"),
+            self._head.target.decode("latin1"),
+            version,
+            headers,
+            fields,
+            body_length(headers, version),
+            keeps_alive(headers, version),
+        )
 
-    def _check_host(self, hosts: int) -> None:
-        """RFC 9112 §3.2."""
-        if hosts != 1 and (hosts or self.version == "HTTP/1.1"):
-            raise malformed(f"{hosts} Host headers, expected one")
-        if hosts and not _BAD_IN_HOST.isdisjoint(host := self.headers["host"]):
-            raise malformed(f"bad Host header {host!r}")
+
+def check_host(count: int, headers: Mapping[str, str], version: str) -> None:
+    """Raises Refusal for a Host that is missing, doubled or no host (RFC 9112 §3.2)."""
+    if count != 1 and (count or version == "HTTP/1.1"):
+        raise malformed(f"{count} Host headers, expected one")
+    if count and not _BAD_IN_HOST.isdisjoint(headers["host"]):
+        raise malformed(f"bad Host header {headers['host']!r}")
 
 
-def body_length(headers: dict[str, str], version: str) -> int:
+def body_length(headers: Mapping[str, str], version: str) -> int:
     """Bytes of the body that follows headers, or CHUNKED. Raises Refusal."""
     coding = headers.get("transfer-encoding")
     if coding is None:
@@ -169,7 +214,7 @@ def body_length(headers: dict[str, str], version: str) -> int:
     return CHUNKED
 
 
-def keeps_alive(headers: dict[str, str], version: str) -> bool:
+def keeps_alive(headers: Mapping[str, str], version: str) -> bool:
     options = headers.get("connection")
     if options is None:
         return version == "HTTP/1.1"
@@ -203,6 +248,3 @@ _REASONS = {
 def _reason(err: Exception) -> str:
     text = str(err)
     return _REASONS.get(text, text)
-
-
-__all__ = ["CHUNKED", "HeadReader", "Refusal", "body_length", "keeps_alive"]

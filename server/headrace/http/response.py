@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from http.client import responses
 
 Headers = Iterable[tuple[str, str]]
@@ -15,8 +16,15 @@ _status_lines = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in
 _date: tuple[int, str] = (0, "")
 
 
-def head(status: int, headers: Headers, reason: str | None = None) -> bytes:
-    """Raises ValueError for a name or a value that would not stay one header."""
+def first_lines(status: int, headers: Headers, own: str = "", reason: str | None = None) -> bytes:
+    """own: lines of ours, whole. Raises ValueError for a name or a value that would not stay one
+    header."""
+    return f"{_lines(status, tuple(headers), reason)}{own}\r\n".encode("latin1")
+
+
+@lru_cache(maxsize=256)
+def _lines(status: int, headers: tuple[tuple[str, str], ...], reason: str | None) -> str:
+    """Most answers of a server begin in one of a few ways."""
     if reason is None:
         lines = _status_lines.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
     else:
@@ -26,9 +34,10 @@ def head(status: int, headers: Headers, reason: str | None = None) -> bytes:
             raise ValueError(f"{name!r} is no header name")
         lines += f"{name}: {check_value(name, value)}\r\n"
     try:
-        return (lines + "\r\n").encode("latin1")
+        lines.encode("latin1")
     except UnicodeEncodeError as err:
         raise ValueError(f"a header holds {err.object[err.start]!r}, which is not Latin-1") from err
+    return lines
 
 
 def check_value(name: str, value: str) -> str:
@@ -38,9 +47,9 @@ def check_value(name: str, value: str) -> str:
 
 
 def date_now() -> str:
-    """The value of Date, made once a second."""
+    """The Date header's line, made once a second."""
     global _date
     now_s = int(time.time())
     if _date[0] != now_s:
-        _date = now_s, formatdate(now_s, usegmt=True)
+        _date = now_s, f"Date: {formatdate(now_s, usegmt=True)}\r\n"
     return _date[1]

@@ -10,15 +10,17 @@ import logging
 import ssl
 from collections.abc import Callable, Sequence
 from socket import socket
-from typing import Protocol
-
-from tornado.httputil import HTTPServerConnectionDelegate
+from typing import TYPE_CHECKING, Protocol
 
 from headrace.http.connection import Connection, Receiver
 from headrace.http.exchange import Exchange
-from headrace.http.head import HeadReader
+from headrace.http.head import HeadReader, KnownHeads
 from headrace.http.limits import Limits, Render, render
-from headrace.http.tornado_delegate import DelegateSide
+
+if TYPE_CHECKING:
+    from tornado.httputil import HTTPServerConnectionDelegate
+
+    from headrace.http.tornado_delegate import DelegateSide
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class HttpServer:
 
     def __init__(
         self,
-        application: HTTPServerConnectionDelegate | None = None,
+        application: "HTTPServerConnectionDelegate | None" = None,
         short_path: ShortPath | None = None,
         limits: Limits = Limits(),
         render: Render = render,
@@ -64,9 +66,10 @@ class HttpServer:
         self.connections: set[Connection] = set()
         self._exchanges: set[Exchange] = set()
         self._short_path = short_path
-        self._delegates = DelegateSide(application) if application is not None else None
+        self._delegates = _delegate_side(application) if application is not None else None
         self._servers: list[asyncio.Server] = []
         self._readers: list[HeadReader] = []
+        self.heads = KnownHeads()
         self._timer: asyncio.TimerHandle | None = None
         self.tick_s = tick_s(limits)
         self._changed = asyncio.Event()
@@ -100,6 +103,15 @@ class HttpServer:
         except TimeoutError:
             return False
         return True
+
+    async def cancel(self) -> None:
+        """Cancel what is being answered, and wait for what it still says."""
+        for exchange in list(self._exchanges):
+            if not exchange.cancel():
+                exchange.connection.end()
+        while self._exchanges:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def end(self) -> None:
         """End every connection: what was written may go out within FLUSH_S."""
@@ -170,6 +182,12 @@ class HttpServer:
         for connection in [c for c in self.connections if c.deadline_s <= self.now_s]:
             connection.is_over()
         self._timer = loop.call_later(self.tick_s, self._tick) if self.connections else None
+
+
+def _delegate_side(application: "HTTPServerConnectionDelegate") -> "DelegateSide":
+    from headrace.http.tornado_delegate import DelegateSide  # Tornado loads where it is used
+
+    return DelegateSide(application)
 
 
 def tick_s(limits: Limits) -> float:

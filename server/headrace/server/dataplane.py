@@ -8,9 +8,8 @@ pure; who is loaded is repository.py's business.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self, TypeVar
 
 from headrace.server import checks
 from headrace.server.errors import (
@@ -58,7 +57,7 @@ class DataPlane:
         the model raised. An iterator comes back where the model streams: its caller closes it.
         """
         model = self.repository.current(model, request.model_version)
-        with self._counted(model, context) as counted:
+        with _Count(self, model, context) as counted:
             answer = await self._run(model, request, context)
             counted.rows = checks.row_count(request.inputs)
             if isinstance(answer, Response):
@@ -68,7 +67,7 @@ class DataPlane:
     async def infer_once(self, model: ServedModel, request: Request, context: Context) -> Response:
         """`infer` for protocols with one answer. Raises Unsupported for a model that streams."""
         model = self.repository.current(model, request.model_version)
-        with self._counted(model, context) as counted:
+        with _Count(self, model, context) as counted:
             answer = await self._run(model, request, context)
             counted.rows = checks.row_count(request.inputs)
             if isinstance(answer, Response):
@@ -81,7 +80,7 @@ class DataPlane:
     async def predict(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:predict`."""
         model = self.repository.current(model)
-        with self._counted(model, context) as counted:
+        with _Count(self, model, context) as counted:
             result = await model.servable.predict(payload, context)
             counted.rows = checks.v1_row_count(payload)
             if hasattr(result, "__aiter__"):
@@ -91,7 +90,7 @@ class DataPlane:
     async def explain(self, model: ServedModel, payload: Any, context: Context) -> Any:
         """Run one V1 `:explain`."""
         model = self.repository.current(model)
-        with self._counted(model, context, is_explain=True) as counted:
+        with _Count(self, model, context, is_explain=True) as counted:
             result = await model.servable.explain(payload, context)
             counted.rows = checks.v1_row_count(payload)
             return result
@@ -116,26 +115,23 @@ class DataPlane:
             response.outputs = checks.select_outputs(response.outputs, request)
         return response
 
-    @contextmanager
-    def _counted(
-        self, model: ServedModel, context: Context, is_explain: bool = False
-    ) -> Iterator["_Count"]:
-        """Counts one request's end, good or bad; a stream is counted where it ends instead."""
-        count = _Count(self, model, context, is_explain)
-        try:
-            yield count
-        except BaseException as err:
-            count.end(err)
-            raise
-        if not count.is_stream:
-            count.end(None)
-
 
 class _Count:
-    """One request in flight, from its creation to `end`."""
+    """One request in flight, from its creation to the end of its block, or of its stream."""
+
+    __slots__ = (
+        "_context",
+        "_has_ended",
+        "_is_explain",
+        "_metrics",
+        "_model",
+        "_tracer",
+        "is_stream",
+        "rows",
+    )
 
     def __init__(
-        self, plane: DataPlane, model: ServedModel, context: Context, is_explain: bool
+        self, plane: DataPlane, model: ServedModel, context: Context, is_explain: bool = False
     ) -> None:
         self.rows = 1
         self.is_stream = False
@@ -148,6 +144,15 @@ class _Count:
         model.enter()
         if self._tracer is not None:
             self._tracer.begin(model.name, model.version, context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: object
+    ) -> None:
+        if error is not None or not self.is_stream:
+            self.end(error)
 
     def stream(self, answers: AsyncIterator[Any], finish: Callable[[Any], Item]) -> "_Stream[Item]":
         """answers, each through finish; they end this request."""

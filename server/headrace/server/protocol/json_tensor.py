@@ -6,6 +6,7 @@ Elements are looked at by C loops only: the set of their types decides which che
 import base64
 import binascii
 import math
+import struct
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -25,6 +26,7 @@ from headrace.server.tensor import (
     check_shape,
 )
 
+SMALL = 64  # elements that struct packs sooner than numpy is called
 MAX_EXACT_FLOAT = 2**53  # whole numbers beyond it may have been rounded on their way into a double
 
 
@@ -57,13 +59,13 @@ def to_array(
 
 def complete_shape(shape: Sequence[int], count: int, at: str) -> tuple[int, ...]:
     """shape with its -1 filled in. Raises InvalidInput if count elements do not fit it."""
-    free = [dim for dim in shape if dim == -1]
+    free = shape.count(-1)
     if not free:
         need = check_shape(shape, at)
         if need != count:
             raise InvalidInput(f"{at}: shape {list(shape)} needs {need} elements, got {count}")
         return tuple(shape)
-    if len(free) > 1:
+    if free > 1:
         raise InvalidInput(f"{at}: shape {list(shape)} has more than one -1")
     rest = check_shape([dim for dim in shape if dim != -1], at)
     if not rest or count % rest:
@@ -113,6 +115,8 @@ def _to_floats(
     try:
         if datatype is Datatype.FP64:
             return np.array(elements, np.float64)
+        if datatype is Datatype.FP32 and len(elements) <= SMALL and None not in elements:
+            return np.frombuffer(struct.pack(f"<{len(elements)}f", *elements), "<f4")
         with np.errstate(over="raise"):  # at a finite number that becomes an infinity
             if datatype is Datatype.BF16:  # bfloat16 itself knows no None
                 return np.array(elements, np.float32).astype(NUMPY[datatype])

@@ -39,6 +39,8 @@ def check_request_parameters(value: Any, at: str, is_stream: bool = False) -> Pa
     is_stream: `triton_enable_empty_final_response` is a stream's own and allowed there.
     """
     parameters = check_parameters(value, at)
+    if not parameters:
+        return parameters
     for key in parameters:
         if key.startswith(RESERVED_PREFIX) and not (is_stream and key == EMPTY_FINAL_RESPONSE):
             raise InvalidInput(

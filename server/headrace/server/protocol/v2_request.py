@@ -20,6 +20,7 @@ from headrace.server.request import Parameters, Request, RequestedOutput
 from headrace.server.tensor import Buffer, Tensor, TensorSpec, check_shape, from_raw, to_datatype
 
 BODY = "request body"
+NONE: frozenset[str] = frozenset()
 _SHARED_MEMORY = "shared_memory_region"
 
 
@@ -119,12 +120,19 @@ def to_request(
     inputs: list[Tensor] = []
     seen: set[str] = set()
     input_parameters: dict[str, Parameters] = {}
+    binary: list[str] = []
+    nested: list[str] = []
     for i, entry in enumerate(envelope.inputs):
         at = f"input '{entry.name}'"
         if entry.name in seen:
             raise InvalidInput(f"inputs[{i}]: there is another input '{entry.name}'")
         seen.add(entry.name)
         inputs.append(_tensor(entry, at, blobs, hint, declared, limits))
+        data = entry.data
+        if data is None:
+            binary.append(entry.name)
+        elif data and isinstance(data[0], list):
+            nested.append(entry.name)
         if entry.parameters:
             input_parameters[entry.name] = entry.parameters
     blobs.close()
@@ -136,12 +144,8 @@ def to_request(
         envelope.parameters,
         envelope.outputs,
         input_parameters,
-        binary_inputs=frozenset(entry.name for entry in envelope.inputs if entry.data is None),
-        nested_inputs=frozenset(
-            entry.name
-            for entry in envelope.inputs
-            if entry.data and isinstance(entry.data[0], list)
-        ),
+        binary_inputs=frozenset(binary) if binary else NONE,
+        nested_inputs=frozenset(nested) if nested else NONE,
     )
 
 
