@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingErr
 from headrace.server.folders import FolderLoader, inner_path, scan, sources_of
 from headrace.server.loading import ModelSource
 from headrace.server.model_config import ModelConfig, from_json, from_text
+from headrace.server.placement import Group, Kind
 from headrace.server.repository import ServedModel
+from headrace.server.servable import TensorServable
 from headrace.server.tensor import Datatype, TensorSpec
 
 TEMPLATE = ModelSource(Path(), framework="echo")
@@ -107,7 +110,7 @@ def test_what_a_config_says() -> None:
     assert config.max_batch_size == 8
     assert config.inputs == (TensorSpec("x", Datatype.FP32, (-1, 4)),)
     assert config.outputs == (TensorSpec("y", Datatype.BYTES, (-1, -1)),)
-    assert config.instances == 3
+    assert config.groups == (Group(count=2, kind=Kind.CPU), Group(kind=Kind.CPU))
     assert config.file_name == "net.onnx"
     assert config.parameters == {"k": "v"}
     assert config.keys["dynamic_batching"] == {"max_queue_delay_microseconds": "100"}
@@ -118,8 +121,55 @@ def test_a_config_reaches_its_sources(tmp_path: Path) -> None:
     write(tmp_path / "m", **{"config.pbtxt": CONFIG})
     ((source, config),) = sources_of("m", scan(tmp_path)["m"], TEMPLATE)
     assert source.path == tmp_path / "m/1/net.onnx"
-    assert (source.framework, source.instances) == ("onnx", 3)
+    assert (source.framework, source.wanted) == ("onnx", config.groups)
     assert source.options.parameters == config.parameters
+
+
+@pytest.mark.parametrize(
+    ("group", "read"),
+    [
+        ("{ }", Group()),
+        (
+            '{ name: "g" count: 2 kind: KIND_GPU gpus: [0, 2] }',
+            Group("g", 2, Kind.GPU, (0, 2)),
+        ),
+        ("{ kind: KIND_MODEL passive: true }", Group(kind=Kind.MODEL, is_passive=True)),
+    ],
+)
+def test_instance_groups(group: str, read: Group) -> None:
+    assert from_text(f"instance_group {group}", "at").groups == (read,)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (
+            '{ name: "g" secondary_devices { kind: KIND_NVDLA device_id: 0 } }',
+            "at: instance_group 'g': secondary_devices (NVDLA cores) are not served; "
+            "leave them out",
+        ),
+        ("{ count: -1 }", "at: instance_group '': count -1: expected 1 to 1024"),
+        ("{ count: 99999 }", "at: instance_group '': count 99999: expected 1 to 1024"),
+        (
+            "{ kind: 9 }",
+            "at: instance_group '': kind 9: expected one of "
+            "KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL",
+        ),
+    ],
+)
+def test_instance_groups_that_cannot_be(group: str, said: str) -> None:
+    with pytest.raises(ModelLoadError) as refused:
+        from_text(f"instance_group {group}", "at")
+    assert str(refused.value) == said
+
+
+def test_what_of_an_instance_group_is_ignored_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    text = """instance_group { name: "g" host_policy: "p" profile: "x"
+        rate_limiter { resources { name: "R" count: 2 } priority: 2 } }"""
+    assert from_text(text, "at").groups == (Group("g"),)
+    told = [(each.__dict__["at"], each.__dict__["setting"]) for each in caplog.records]
+    at = "at: instance_group 'g'"
+    assert told == [(at, "rate_limiter"), (at, "profile"), (at, "host_policy")]
 
 
 def test_an_unknown_field_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,6 +200,44 @@ def test_declared_tensors_fill_in_for_a_file_that_knows_none(tmp_path: Path) -> 
     write(tmp_path / "m", **{"config.pbtxt": text})
     (model,) = load(tmp_path, "m")
     assert model.servable.inputs == (TensorSpec("x", Datatype.FP32, (-1, 4)),)
+
+
+THREADED = """
+class Model:
+    inputs = outputs = ()
+    def __init__(self, threads): self.threads = threads
+    def predict(self, inputs): return []
+def load(path, options): return Model(options.threads)
+"""
+
+
+def test_threads_are_divided_among_all_instances_of_the_folder(tmp_path: Path) -> None:
+    groups = {
+        "a": "instance_group { count: 2 kind: KIND_CPU }",
+        "b": "instance_group [{ kind: KIND_CPU }, { count: 7 kind: KIND_CPU passive: true }]",
+        "c": "version_policy { all { } }",
+        "d": "instance_group { count: -1 }",
+    }
+    for name, text in groups.items():
+        write(tmp_path / name / "1", **{"model.py": THREADED})
+        write(tmp_path / name, **{"config.pbtxt": text})
+    write(tmp_path / "c" / "2", **{"model.py": THREADED})
+    asked: list[int] = []
+
+    def threads(instances: int) -> int:
+        asked.append(instances)
+        return 12 // instances
+
+    template = ModelSource(Path(), "custom")
+    loader = FolderLoader(tmp_path, template, threads=threads)
+    (model,) = asyncio.run(loader.load("a", {}))
+    assert isinstance(model.servable, TensorServable)
+    instances: list[Any] = list(model.servable.executor.instances)
+    assert [each.threads for each in instances] == [2, 2]
+    assert asked == [6]  # 2 of a, 1 of b, both versions of c, 1 for d, which says nothing usable
+    write(tmp_path / "a", **{"config.pbtxt": "instance_group { count: 8 kind: KIND_CPU }"})
+    asyncio.run(loader.load("a", {}))
+    assert asked == [6, 12]
 
 
 def test_mlservers_versions_of_one_name(tmp_path: Path) -> None:

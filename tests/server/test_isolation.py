@@ -98,7 +98,7 @@ def load_of(folder: Path, threads: int = 1) -> Load:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[IsolatedPredictor]:
-    (predictor,) = isolation.start(load_of(tmp_path), 1)
+    (predictor,) = isolation.start([load_of(tmp_path)])
     with closing(predictor):
         yield predictor
 
@@ -275,7 +275,7 @@ def test_a_load_that_fails_says_why_and_leaves_no_process(
     path.mkdir()
     before = children()
     with pytest.raises(ModelLoadError) as caught:
-        isolation.start(load_of(path), 2)
+        isolation.start([load_of(path)] * 2)
     pid = str(caught.value).partition("process ")[2].partition(" ")[0]
     assert str(caught.value) == message.format(path=path, pid=pid)
     assert children() == before
@@ -289,7 +289,7 @@ def children() -> set[str]:
 
 
 def test_close_ends_a_call_that_never_would(tmp_path: Path) -> None:
-    (predictor,) = isolation.start(load_of(tmp_path), 1)
+    (predictor,) = isolation.start([load_of(tmp_path)])
     pid = predictor.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -320,7 +320,7 @@ from headrace.server.loading import ModelSource, encode_source
 from headrace.server.tensor import Tensor
 
 source = encode_source(ModelSource(Path(sys.path[0]), "odd"))
-(predictor,) = isolation.start(Load("m", source, sys.path, 1), 1)
+(predictor,) = isolation.start([Load("m", source, sys.path, 1)])
 predictor.predict([Tensor(sys.argv[1], np.array([0]))])
 print("idle", flush=True)
 sys.stdin.read()
@@ -348,7 +348,7 @@ def test_a_child_ends_with_its_server(busy: bool, tmp_path: Path) -> None:
 
 def test_threads_are_the_instances_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (predictor,) = isolation.start(load_of(tmp_path, threads=3), 1)
+    (predictor,) = isolation.start([load_of(tmp_path, threads=3)])
     with closing(predictor):
         assert ask(predictor, "threads") == 3
 
@@ -358,7 +358,7 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before = descriptors()
-    (predictor,) = isolation.start(load_of(tmp_path), 1)
+    (predictor,) = isolation.start([load_of(tmp_path)])
     for _ in range(2):
         with pytest.raises(InferenceError):
             ask(predictor, "dies")

@@ -1,10 +1,12 @@
 """Which format a path has, which file is loaded, and what is said when neither is clear."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,13 @@ from headrace.server.loading import (
     find_name,
     found_format,
     load_instances,
+    load_servable,
     parse_source,
+    placed,
 )
+from headrace.server.model_servable import ModelServable
+from headrace.server.placement import Device, Group, Kind
+from headrace.server.servable import TensorServable
 from headrace.server.start_up import threads_per_instance
 from headrace.server.storage.download import PARTIAL, SOURCE_MARK
 from tests.serving import settings
@@ -223,6 +230,61 @@ def test_each_instance_is_loaded_by_itself(tmp_path: Path) -> None:
     assert one is not two
 
 
+NOTING = """
+class Model:
+    inputs = outputs = ()
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / f"made-{id(self)}").touch()
+    def predict(self, inputs): return inputs
+    def close(self): (self.folder / f"closed-{id(self)}").touch()
+def load(path, options): return Model(path)
+"""
+
+
+def test_passive_instances_are_loaded_closed_and_never_asked(tmp_path: Path) -> None:
+    folder(tmp_path, model__py=NOTING)
+    spare = Group("spare", 2, Kind.CPU, is_passive=True)
+    source = ModelSource(tmp_path, groups=(Group(count=1, kind=Kind.CPU), spare))
+
+    async def load_and_stop() -> int:
+        servable = await load_servable("m", source)
+        assert isinstance(servable, TensorServable)
+        assert len(list(tmp_path.glob("made-*"))) == 3
+        await servable.stop()
+        return len(servable.executor.instances)
+
+    assert asyncio.run(load_and_stop()) == 1
+    assert len(list(tmp_path.glob("closed-*"))) == 3
+
+
+def test_a_users_model_runs_as_many_calls_as_it_has_active_instances(tmp_path: Path) -> None:
+    folder(tmp_path, model__py="from headrace.server import Model\nclass M(Model): pass\n")
+    spare = Group(kind=Kind.CPU, is_passive=True)
+    source = ModelSource(tmp_path, groups=(Group(count=3, kind=Kind.CPU), spare))
+    servable = asyncio.run(load_servable("m", source))
+    assert isinstance(servable, ModelServable)
+    assert len(servable.executor.instances) == 3
+
+
+def test_a_gpu_that_is_not_there_names_the_model(tmp_path: Path) -> None:
+    folder(tmp_path, model__py=PLAIN)
+    source = ModelSource(tmp_path, "echo", groups=(Group("g", kind=Kind.GPU),))
+    with pytest.raises(ModelLoadError) as refused:
+        asyncio.run(load_servable("m", source))
+    assert str(refused.value) == (
+        "model m: instance_group 'g': kind KIND_GPU, but this framework runs on the CPU only; "
+        "use KIND_CPU"
+    )
+
+
+def test_the_gpus_are_looked_at_only_where_one_may_be_used(tmp_path: Path) -> None:
+    def devices() -> list[Device]:
+        raise AssertionError("asked")
+
+    placed("m", ModelSource(folder(tmp_path, model__joblib="")), devices)
+
+
 def test_a_failure_of_the_models_code_keeps_class_and_text(tmp_path: Path) -> None:
     folder(tmp_path, model__py="raise KeyError('weights')\n")
     with pytest.raises(ModelLoadError) as refused:
@@ -231,22 +293,20 @@ def test_a_failure_of_the_models_code_keeps_class_and_text(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("cpus", "models", "instances", "workers", "threads"),
+    ("nthread", "workers", "instances", "threads"),
     [
-        (8, 1, 1, 1, 8),
-        (8, 2, 1, 1, 4),
-        (8, 1, 2, 1, 4),
-        (8, 1, 1, 4, 2),
-        (8, 2, 2, 2, 1),
-        (8, 3, 1, 1, 2),
-        (4, 5, 1, 1, 1),
+        pytest.param(None, 1, 1, 8, id="one instance has them all"),
+        pytest.param(None, 2, 2, 2, id="workers and instances share them"),
+        pytest.param(None, 1, 0, 8, id="an empty folder"),
+        pytest.param(None, 4, 9, 1, id="no instance has less than one"),
+        pytest.param(3, 4, 9, 3, id="--nthread wins"),
     ],
 )
 def test_threads_are_promised_once(
-    cpus: int, models: int, instances: int, workers: int, threads: int
+    nthread: int | None, workers: int, instances: int, threads: int
 ) -> None:
-    given = settings(instances=instances, workers=workers)
-    assert threads_per_instance(given, models, cpus) == threads
+    given = settings(nthread=nthread, workers=workers)
+    assert threads_per_instance(given, instances, 8) == threads
 
 
 MISSING = """

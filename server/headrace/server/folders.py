@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,8 +22,16 @@ import msgspec
 
 from headrace.server import model_config
 from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
-from headrace.server.loading import MLSERVER_SETTINGS, ModelSource, known_extensions, load_servable
+from headrace.server.loading import (
+    MLSERVER_SETTINGS,
+    Devices,
+    ModelSource,
+    known_extensions,
+    load_served,
+    no_gpus,
+)
 from headrace.server.model_config import ModelConfig
+from headrace.server.placement import count
 from headrace.server.repository import ServedModel, sort_versions
 from headrace.server.servable import TensorServable
 
@@ -61,11 +69,23 @@ class Found:
 
 
 class FolderLoader:
-    """The loader of a folder repository. template: options and limits common to all models."""
+    """The loader of a folder repository. template: options and limits common to all models.
 
-    def __init__(self, root: Path, template: ModelSource) -> None:
+    threads: CPU threads of one instance, when so many run in all; None: as template says.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        template: ModelSource,
+        devices: Devices = no_gpus,
+        threads: Callable[[int], int] | None = None,
+    ) -> None:
         self._root = root
         self._template = template
+        self._devices = devices
+        self._threads = threads
+        self._counts: dict[Path, tuple[int, int]] = {}  # config → when it changed, its instances
         self._found: dict[str, Found] = {}
         self._scanned_s = -RESCAN_S
         self._changed_ns = 0  # the root's own time as of the last scan
@@ -88,8 +108,12 @@ class FolderLoader:
             override = model_config.from_json(str(parameters["config"]), f"model {name}: config")
         uploaded = self._uploaded(name, parameters)
         found = Found((uploaded,)) if uploaded else self._found[name]
-        sources = sources_of(name, found, self._template, override)
-        models = [await _load(name, source, config) for source, config in sources]
+        template = self._template
+        if self._threads is not None:
+            threads = self._threads(self._instances())
+            template = replace(template, options=replace(template.options, threads=threads))
+        sources = sources_of(name, found, template, override)
+        models = [await _load(name, source, config, self._devices) for source, config in sources]
         self._keep(name, uploaded)
         return models
 
@@ -97,6 +121,28 @@ class FolderLoader:
         changed_ns, scanned_s = _changed_ns(self._root), time.monotonic()
         self._found = scan(self._root)
         self._changed_ns, self._scanned_s = changed_ns, scanned_s
+
+    def _instances(self) -> int:
+        """Instances that run when every model of the folder is loaded; for the threads of each."""
+        return sum(self._count(found) for found in self._found.values())
+
+    def _count(self, found: Found) -> int:
+        path = found.paths[0] / TRITON
+        try:
+            changed_ns = path.stat().st_mtime_ns
+        except OSError:  # plain or MLServer's
+            return self._template.instances * len(found.paths)
+        if self._counts.get(path, (0, 0))[0] != changed_ns:
+            self._counts[path] = (changed_ns, self._counted(found))
+        return self._counts[path][1]
+
+    def _counted(self, found: Found) -> int:
+        try:
+            sources = _triton("", found.paths[0], self._template, None)
+        except (ModelLoadError, OSError):  # told when that model is loaded
+            return 1
+        gpus = len(self._devices())
+        return sum(count(source.wanted, gpus) for source, _ in sources)
 
     def _uploaded(self, name: str, parameters: Mapping[str, Any]) -> Path | None:
         """The files of a load request as a folder of their own."""
@@ -123,12 +169,15 @@ class FolderLoader:
             self._uploads[name] = uploaded
 
 
-async def _load(name: str, source: ModelSource, config: ModelConfig) -> ServedModel:
-    servable = await load_servable(name, source)
+async def _load(
+    name: str, source: ModelSource, config: ModelConfig, devices: Devices
+) -> ServedModel:
+    model = await load_served(name, source, devices)
+    servable = model.servable
     if isinstance(servable, TensorServable):  # where the file does not say, its config does
         servable.inputs = servable.inputs or config.inputs
         servable.outputs = servable.outputs or config.outputs
-    return ServedModel(name, servable, source.version, source.config)
+    return model
 
 
 def _changed_ns(root: Path) -> int:
@@ -226,7 +275,7 @@ def _triton(
     shared = replace(
         template,
         framework=config.framework or template.framework,
-        instances=config.instances or template.instances,
+        groups=config.groups,
         config=config.keys,
         options=replace(template.options, parameters=config.parameters),
     )

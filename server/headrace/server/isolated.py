@@ -49,6 +49,8 @@ def load(message: Load) -> tuple[Predictor | None, Loaded]:
     sys.path[:] = message.import_path
     for name in THREADS:
         os.environ.setdefault(name, str(message.threads))
+    if message.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = message.visible  # CUDA reads it when it is first used
     source = decode_source(message.source)
     (loaded,) = load_instances(message.name, source)
     if isinstance(loaded, Model):

@@ -235,14 +235,14 @@ class IsolatedPredictor:
             self._child = Child(self._load)
 
 
-def start(load: Load, instances: int) -> list[IsolatedPredictor]:
-    """So many children of one model, started together; all loaded. Blocks.
+def start(loads: Sequence[Load]) -> list[IsolatedPredictor]:
+    """The children of one model, one each, started together; all loaded. Blocks.
 
     Raises ModelLoadError, with no child left.
     """
     predictors: list[IsolatedPredictor] = []
     try:
-        for _ in range(instances):
+        for load in loads:
             predictors.append(IsolatedPredictor(load))
         for each in predictors:
             each.wait_loaded()

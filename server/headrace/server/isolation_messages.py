@@ -17,12 +17,16 @@ from headrace.server.tensor import TensorSpec
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """source: a `ModelSource`, encoded by loading.py. import_path: the server's `sys.path`."""
+    """source: a `ModelSource`, encoded by loading.py. import_path: the server's `sys.path`.
+
+    visible: the child's CUDA_VISIBLE_DEVICES; None leaves it as the server's.
+    """
 
     name: str
     source: bytes
     import_path: list[str]
     threads: int
+    visible: str | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from headrace.server.execution import (
 from headrace.server.isolation_messages import Load
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
+from headrace.server.placement import Device, GpuUse, Group, Kind, Placement, place
 from headrace.server.predictor import (
     LoadOptions,
     Predictor,
@@ -44,21 +45,32 @@ from headrace.server.warm_up import warm_up
 log = logging.getLogger(__name__)
 
 MLSERVER_SETTINGS = "model-settings.json"  # lies beside models whose own extension is .json
+Devices = Callable[[], Sequence[Device]]  # the GPUs there are, and their free memory now
 _WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """One model of the command line or of a folder: what to load, and how."""
+    """One model of the command line or of a folder: what to load, and how.
+
+    instances: how many, where groups, its config's instance_group, do not say. placements: where
+    each one runs, once that is decided.
+    """
 
     path: Path
     framework: str | None = None  # None: the files say
     version: str = DEFAULT_VERSION
     options: LoadOptions = field(default_factory=LoadOptions)
     instances: int = 1
+    groups: tuple[Group, ...] = ()
+    placements: tuple[Placement, ...] = ()
     limits: QueueLimits = field(default_factory=QueueLimits)
     isolation: Isolation = Isolation.AUTO
     config: Mapping[str, Any] = field(default_factory=dict)  # Triton's ModelConfig keys
+
+    @property
+    def wanted(self) -> tuple[Group, ...]:
+        return self.groups or (Group(count=self.instances, is_spread=True),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +93,19 @@ def parse_source(text: str) -> NamedPath:
     return NamedPath(name, shaped["framework"], Path(shaped["path"]))
 
 
+def no_gpus() -> Sequence[Device]:
+    """Of a server that runs on CPUs."""
+    return ()
+
+
 class SourceLoader:
     """The loader of a fixed set of named sources."""
 
-    def __init__(self, sources: Mapping[str, Sequence[ModelSource]]) -> None:
+    def __init__(
+        self, sources: Mapping[str, Sequence[ModelSource]], devices: Devices = no_gpus
+    ) -> None:
         self._sources = dict(sources)
+        self._devices = devices
 
     def names(self) -> Sequence[str]:
         return list(self._sources)
@@ -99,15 +119,19 @@ class SourceLoader:
                 f"model {name} was named on the command line, so its load takes no "
                 f"{', '.join(sorted(parameters))}; serve a folder with --model_repository for that"
             )
-        return [
-            ServedModel(name, await load_servable(name, source), source.version, source.config)
-            for source in self._sources[name]
-        ]
+        return [await load_served(name, source, self._devices) for source in self._sources[name]]
 
 
-async def load_servable(name: str, source: ModelSource) -> Servable:
+async def load_served(name: str, source: ModelSource, devices: Devices = no_gpus) -> ServedModel:
+    """source as a served model. Raises as `load_servable`."""
+    return ServedModel(
+        name, await load_servable(name, source, devices), source.version, source.config
+    )
+
+
+async def load_servable(name: str, source: ModelSource, devices: Devices = no_gpus) -> Servable:
     """Load source off the loop. Raises ModelLoadError with the reason."""
-    loading = asyncio.create_task(asyncio.to_thread(_load_ready, name, source))
+    loading = asyncio.create_task(asyncio.to_thread(_load_ready, name, source, devices))
     try:
         loaded = await asyncio.shield(loading)
     except asyncio.CancelledError:  # the thread goes on; what it loads is not wanted any more
@@ -115,22 +139,27 @@ async def load_servable(name: str, source: ModelSource) -> Servable:
         raise
     first = loaded.instances[0]
     if isinstance(first, Model):
-        user = ModelServable(first, source.limits, source.instances)
+        user = ModelServable(first, source.limits, loaded.concurrency)
         await user.start()
         servable: Servable = user
     else:
         inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE
         executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
-        servable = TensorServable(executor, getattr(first, "platform", "") or find_name(source))
+        platform = getattr(first, "platform", "") or find_name(source)
+        servable = TensorServable(executor, platform, loaded.passive)
     servable.memory_bytes = loaded.memory_bytes
     return servable
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """instances: those that answer. concurrency: how many calls a user's Model runs at once."""
+
     instances: Sequence[Predictor | Model]
     mode: Mode
     memory_bytes: int
+    passive: Sequence[Predictor] = ()
+    concurrency: int = 1
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -139,13 +168,15 @@ class _Loaded:
 
 def _discard(loading: asyncio.Task[_Loaded]) -> None:
     if not loading.cancelled() and loading.exception() is None:
-        for each in loading.result().instances:
+        loaded = loading.result()
+        for each in (*loaded.instances, *loaded.passive):
             if isinstance(each, isolation.IsolatedPredictor):
                 each.close()
 
 
-def _load_ready(name: str, source: ModelSource) -> _Loaded:
+def _load_ready(name: str, source: ModelSource, devices: Devices) -> _Loaded:
     """Load and warm up, and measure both. Blocks."""
+    source = placed(name, source, devices)
     if source.isolation is Isolation.PROCESS:
         isolated = _load_isolated(name, source)
         if isolated is not None:
@@ -153,29 +184,77 @@ def _load_ready(name: str, source: ModelSource) -> _Loaded:
     growth = memory.Growth()
     with growth:
         instances = load_instances(name, source)
-        loaded = _Loaded(instances, Mode.THREAD, 0)
+        predictors = [each for each in instances if not isinstance(each, Model)]
         mode = Mode.THREAD
-        if loaded.predictors:
-            measured = warm_up(name, loaded.predictors, source.config, source.path)
+        if predictors:
+            measured = warm_up(name, predictors, source.config, source.path)
             mode = {Isolation.INLINE: Mode.INLINE, Isolation.AUTO: measured}.get(
                 source.isolation, Mode.THREAD
             )
-    return replace(loaded, mode=mode, memory_bytes=growth.bytes)
+    active = sum(not each.is_passive for each in source.placements)
+    if not predictors:  # a user's Model: one object, however many run in it
+        return _Loaded(instances, mode, growth.bytes, concurrency=active)
+    return _Loaded(*_split(predictors, source.placements, mode, growth.bytes))
+
+
+def _split(
+    predictors: Sequence[Predictor], placements: Sequence[Placement], mode: Mode, size: int
+) -> tuple[Sequence[Predictor], Mode, int, Sequence[Predictor]]:
+    """What `_Loaded` takes: those that answer, and the passive ones."""
+    pairs = list(zip(predictors, placements, strict=True))
+    active = [predictor for predictor, placement in pairs if not placement.is_passive]
+    passive = [predictor for predictor, placement in pairs if placement.is_passive]
+    return active, mode, size, passive
+
+
+def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelSource:
+    """source with a placement for every instance. Raises ModelLoadError."""
+    if source.placements:
+        return source
+    use = found_format(source)[0].gpu
+    wants_gpu = any(
+        group.kind is Kind.GPU or (group.kind is Kind.AUTO and use is GpuUse.AUTO)
+        for group in source.wanted
+    )
+    try:
+        plan = place(
+            source.wanted,
+            devices() if wants_gpu else (),
+            use,
+            has_processes=source.isolation is Isolation.PROCESS,
+        )
+    except ModelLoadError as err:
+        raise ModelLoadError(f"model {name}: {err}") from err
+    for note in plan.notes:
+        log.warning("not placed as asked", extra={"model": name, "why": note})
+    gpus = sorted({each.device.index for each in plan.placements if each.device.is_gpu})
+    if gpus:
+        log.info("model placed", extra={"model": name, "gpus": gpus})
+    return replace(source, placements=plan.placements)
 
 
 def _load_isolated(name: str, source: ModelSource) -> _Loaded | None:
     """source in children; None, and a warning, for a user's `Model`."""
-    alone = replace(source, instances=1, isolation=Isolation.AUTO)
-    threads = source.options.threads
-    predictors = isolation.start(
-        Load(name, encode_source(alone), sys.path, threads), source.instances
-    )
+    loads = [_child_load(name, source, each) for each in source.placements]
+    predictors = isolation.start(loads)
     told = [each.wait_loaded() for each in predictors]
     if any(each.is_model for each in told):
         isolation.close_all(predictors)
         log.warning("a Model runs in the server's own process", extra={"model": name})
         return None
-    return _Loaded(predictors, Mode.THREAD, sum(each.memory_bytes for each in told))
+    size = sum(each.memory_bytes for each in told)
+    return _Loaded(*_split(predictors, source.placements, Mode.THREAD, size))
+
+
+def _child_load(name: str, source: ModelSource, placement: Placement) -> Load:
+    """What the child of one instance is told. It sees no GPU but its own, which is its first."""
+    device = placement.device
+    visible = None
+    if device.is_gpu:
+        visible = device.uuid or str(device.ordinal)
+        placement = replace(placement, device=replace(device, ordinal=0))
+    alone = replace(source, placements=(placement,), isolation=Isolation.AUTO)
+    return Load(name, encode_source(alone), sys.path, source.options.threads, visible)
 
 
 def encode_source(source: ModelSource) -> bytes:
@@ -190,7 +269,7 @@ def decode_source(encoded: bytes) -> ModelSource:
 
 
 def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
-    """source.instances of the model; a user's `Model` is one object, however many run in it.
+    """One instance per placement; a user's `Model` is one object, however many run in it.
 
     Raises ModelLoadError; what a framework raised keeps its class and text in the message.
     """
@@ -198,9 +277,9 @@ def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
     downloaded = source.options.is_downloaded or is_downloaded(path)
     options = replace(source.options, model_name=name, is_downloaded=downloaded)
     instances: list[Predictor | Model] = []
-    for _ in range(source.instances):
+    for placement in source.placements or (Placement(),) * source.instances:
         try:
-            loaded = model_format.load(path, options)
+            loaded = model_format.load(path, replace(options, device=placement.torch_name))
         except ServingError:
             raise
         except Exception as err:  # each framework has a family of its own

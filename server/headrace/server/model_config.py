@@ -13,6 +13,7 @@ from google.protobuf import json_format, text_format
 
 from headrace.server.errors import ModelLoadError
 from headrace.server.grpc.messages import message_class
+from headrace.server.placement import Group, Kind
 from headrace.server.tensor import Datatype, TensorSpec
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,14 @@ FRAMEWORKS = {
     "pytorch": "pytorch",
     "pytorch_libtorch": "pytorch",
 }
+# Parts of an instance_group that are read and not honoured, and what to use instead.
+IGNORED = {
+    "rate_limiter": "instances run as they are free; bound them by count, requests by "
+    "--max_concurrency",
+    "profile": "profiles are TensorRT's, which is not served",
+    "host_policy": "bind the server to CPUs and memory with numactl or taskset",
+}
+MAX_COUNT = 1024  # instances of one group
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class ModelConfig:
     max_batch_size: int = 0
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    instances: int = 0  # 0: not said
+    groups: tuple[Group, ...] = ()  # empty: not said
     file_name: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -86,10 +95,33 @@ def _from_message(message: Any, at: str) -> ModelConfig:
         message.max_batch_size,
         tuple(_spec(each, is_batched, f"{at}: input") for each in message.input),
         tuple(_spec(each, is_batched, f"{at}: output") for each in message.output),
-        sum(max(1, each.count) for each in message.instance_group),
+        tuple(_group(each, at) for each in message.instance_group),
         message.default_model_filename,
         {name: each.string_value for name, each in message.parameters.items()},
     )
+
+
+def _group(message: Any, at: str) -> Group:
+    """Raises ModelLoadError; what a group says and we do not honour is a warning."""
+    where = f"{at}: instance_group {message.name!r}"
+    if message.secondary_devices:
+        raise ModelLoadError(
+            f"{where}: secondary_devices (NVDLA cores) are not served; leave them out"
+        )
+    if not 0 <= message.count <= MAX_COUNT:
+        raise ModelLoadError(f"{where}: count {message.count}: expected 1 to {MAX_COUNT}")
+    for name, instead in IGNORED.items():
+        if any(field.name == name for field, _ in message.ListFields()):
+            log.warning(
+                "instance_group setting ignored",
+                extra={"at": where, "setting": name, "instead": instead},
+            )
+    kinds = type(message).DESCRIPTOR.fields_by_name["kind"].enum_type.values_by_number
+    if message.kind not in kinds:
+        raise ModelLoadError(f"{where}: kind {message.kind}: expected one of {', '.join(Kind)}")
+    kind = Kind(kinds[message.kind].name)
+    gpus = tuple(int(each) for each in message.gpus)
+    return Group(message.name, message.count or 1, kind, gpus, message.passive)
 
 
 def _spec(tensor: Any, is_batched: bool, at: str) -> TensorSpec:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from headrace.server.errors import ModelLoadError
+from headrace.server.placement import GpuUse
 from headrace.server.tensor import Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ class Predictor(Protocol):
 class LoadOptions:
     """What an operator may say about one model.
 
-    threads: CPU threads this instance may use. parameters: framework settings by name, from a
-    config.pbtxt, a model-settings.json or the predictor's own flags.
+    threads: CPU threads this instance may use. device: where it is to run, in PyTorch's spelling
+    ("cpu", "cuda:0"), or "" where the model decides; given to each instance by its instance_group.
+    parameters: framework settings by name, from a config.pbtxt, a model-settings.json or the
+    predictor's own flags.
     """
 
     model_name: str = "model"
     threads: int = 1
+    device: str = "cpu"
     is_downloaded: bool = False  # the source was not a local path: its code needs trust_code
     trust_pickle: bool = False  # --trust-pickle
     trust_code: bool = False  # --trust-code
@@ -56,7 +60,8 @@ class PredictorFormat:
 
     load(path, options) gets the model file, or the folder where `finds` is set; it returns a
     Predictor, or a `headrace.server.Model`. claims(path) says, without importing the framework,
-    whether a file or folder is certainly of this format; used when nobody named one.
+    whether a file or folder is certainly of this format; used when nobody named one. gpu: whether
+    load heeds `options.device`, and so whether KIND_AUTO gives it a GPU.
     """
 
     name: str
@@ -64,6 +69,7 @@ class PredictorFormat:
     extensions: tuple[str, ...] = ()
     claims: Callable[[Path], bool] | None = None
     wants_folder: bool = False
+    gpu: GpuUse = GpuUse.NEVER
 
 
 def known_formats() -> dict[str, EntryPoint]:

@@ -49,10 +49,16 @@ class Servable(Protocol):
 
 
 class TensorServable:
-    """A `Predictor` behind an `Executor`; V1 rows become tensors and back."""
+    """A `Predictor` behind an `Executor`; V1 rows become tensors and back.
 
-    def __init__(self, executor: Executor[Predictor], platform: str) -> None:
+    passive: loaded instances that get no requests; they are held, and closed with the others.
+    """
+
+    def __init__(
+        self, executor: Executor[Predictor], platform: str, passive: Sequence[Predictor] = ()
+    ) -> None:
         self._executor = executor
+        self._passive = tuple(passive)
         self.platform = platform
         self.memory_bytes = 0
         predictor = executor.instances[0]
@@ -86,7 +92,7 @@ class TensorServable:
 
     async def stop(self) -> None:
         self._executor.close()
-        for instance in self._executor.instances:
+        for instance in (*self._executor.instances, *self._passive):
             close = getattr(instance, "close", None)
             if close is not None:
                 close()

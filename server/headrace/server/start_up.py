@@ -3,13 +3,15 @@
 One model of --model_dir, several of --model, or a folder of --model_repository.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from headrace.server.devices import discover
 from headrace.server.execution import QueueLimits
 from headrace.server.folders import FolderLoader, scan
 from headrace.server.loading import ModelSource, NamedPath, SourceLoader, parse_source
+from headrace.server.placement import Device, threads_each
 from headrace.server.predictor import LoadOptions
 from headrace.server.repository import Loader
 from headrace.server.settings import TRUE, Settings, cpu_count
@@ -17,43 +19,53 @@ from headrace.server.settings import TRUE, Settings, cpu_count
 
 def loader(settings: Settings, env: Mapping[str, str]) -> Loader:
     """The loader settings describe. Raises ModelLoadError for a malformed --model."""
+
+    def devices() -> Sequence[Device]:
+        return discover(env)
+
     if settings.model_repository:
         root = Path(settings.model_repository)
-        names = list(scan(root))
-        return FolderLoader(root, template(settings, env, models=max(1, len(names))))
+        scan(root)  # a folder that is not there is told now
+        return FolderLoader(
+            root,
+            template(settings, env, 1),
+            devices,
+            lambda instances: threads_per_instance(settings, instances, cpu_count()),
+        )
     named = [parse_source(text) for text in settings.model]
     if not named:
         named = [NamedPath(settings.model_name, settings.framework, Path(settings.model_dir))]
-    common = template(settings, env, models=len(named))
+    common = template(settings, env, len(named) * settings.instances)
     return SourceLoader(
-        {each.name: [replace(common, path=each.path, framework=each.framework)] for each in named}
+        {each.name: [replace(common, path=each.path, framework=each.framework)] for each in named},
+        devices,
     )
 
 
-def template(settings: Settings, env: Mapping[str, str], models: int) -> ModelSource:
-    """What all of so many models have in common; the path is still to be said."""
+def template(settings: Settings, env: Mapping[str, str], instances: int) -> ModelSource:
+    """What all models have in common; the path is still to be said. instances: of all of them."""
     return ModelSource(
         Path(),
-        options=load_options(settings, env, models),
+        options=load_options(settings, env, instances),
         instances=settings.instances,
         limits=queue_limits(settings),
         isolation=settings.isolation,
     )
 
 
-def load_options(settings: Settings, env: Mapping[str, str], models: int) -> LoadOptions:
+def load_options(settings: Settings, env: Mapping[str, str], instances: int) -> LoadOptions:
     """Options common to all models; CPU threads are divided so that none is promised twice."""
     return LoadOptions(
-        threads=settings.nthread or threads_per_instance(settings, models, cpu_count()),
+        threads=threads_per_instance(settings, instances, cpu_count()),
         trust_pickle=settings.trust_pickle,
         trust_code=settings.trust_code,
         predict_proba=env.get("PREDICT_PROBA", "").lower() in TRUE,
     )
 
 
-def threads_per_instance(settings: Settings, models: int, cpus: int) -> int:
-    """CPU threads of one instance when all instances of all models and workers run at once."""
-    return max(1, cpus // (models * settings.instances * settings.workers))
+def threads_per_instance(settings: Settings, instances: int, cpus: int) -> int:
+    """What --nthread says, else the share of one of so many instances, in each worker."""
+    return settings.nthread or threads_each(cpus, settings.workers, max(1, instances))
 
 
 def queue_limits(settings: Settings) -> QueueLimits:

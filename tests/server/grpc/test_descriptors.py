@@ -68,7 +68,12 @@ def test_our_messages_are_not_in_the_default_pool(symbol: str) -> None:
             "ModelInput",
             "name 1 data_type 2 dims 4 is_shape_tensor 6 allow_ragged_batch 7 optional 8",
         ),
-        ("ModelInstanceGroup", "name 1 count 2 gpus 3 kind 4 profile 5 passive 7 host_policy 9"),
+        (
+            "ModelInstanceGroup",
+            "name 1 count 2 gpus 3 kind 4 profile 5 rate_limiter 6 passive 7 secondary_devices 8 "
+            "host_policy 9",
+        ),
+        ("ModelRateLimiter", "resources 1 priority 2"),
         (
             "ModelQueuePolicy",
             "timeout_action 1 default_timeout_microseconds 2 allow_timeout_override 3 "
