@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from headrace.server import (
+    GpuUse,
     LoadOptions,
     Model,
     ModelLoadError,
@@ -115,5 +116,10 @@ def _made(made_by: Any, model_name: str, folder: Path) -> Any:
 
 
 FORMAT = PredictorFormat(
-    "custom", load, (".py",), claims=lambda path: (path / "model.py").is_file(), wants_folder=True
+    "custom",
+    load,
+    (".py",),
+    claims=lambda path: (path / "model.py").is_file(),
+    wants_folder=True,
+    gpu=GpuUse.ASKED,
 )

@@ -14,6 +14,7 @@ import yaml
 
 from headrace.predictors import lightgbm, onnx, sklearn, torch, xgboost
 from headrace.server import (
+    GpuUse,
     InvalidInput,
     LoadOptions,
     Model,
@@ -132,5 +133,9 @@ def _pyfunc(path: Path, options: LoadOptions) -> PyfuncPredictor:
 
 
 FORMAT = PredictorFormat(
-    "mlflow", load, claims=lambda path: (path / MLMODEL).is_file(), wants_folder=True
+    "mlflow",
+    load,
+    claims=lambda path: (path / MLMODEL).is_file(),
+    wants_folder=True,
+    gpu=GpuUse.AUTO,
 )

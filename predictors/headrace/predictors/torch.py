@@ -6,12 +6,16 @@ the class of its module: one Python file beside it with one `torch.nn.Module`, m
 arguments; that is code, so from a download it needs --trust-code.
 
 An exported program declares its inputs; the others take tensors in the order they come, doubles
-turned into the weights' datatype. Outputs are output-0, …, or the keys of a dict. torch has one CPU
-thread pool per process: the last model loaded sets it to `options.threads`.
+turned into the weights' datatype. Outputs are output-0, …, or the keys of a dict.
+
+`options.device` is where the module lives (torch_cuda.py has what a GPU needs); "" leaves it where
+the file or its class put it. torch counts CPU threads per calling thread: each call sets its own.
 """
 
 import importlib.util
+import logging
 import sys
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +24,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from headrace.predictors import torch_archives
+from headrace.predictors import torch_archives, torch_cuda
 from headrace.server import (
     Datatype,
+    GpuUse,
     InvalidInput,
     LoadOptions,
     ModelLoadError,
@@ -32,6 +37,9 @@ from headrace.server import (
     UntrustedModel,
 )
 
+log = logging.getLogger(__name__)
+_threads = threading.local()  # .count: what the calling thread last told torch
+
 
 class TorchPredictor:
     """module: anything that is called with tensors and returns one, or a tuple, list or dict."""
@@ -39,23 +47,39 @@ class TorchPredictor:
     platform = "pytorch"
     outputs: Sequence[TensorSpec] = ()
 
-    def __init__(self, torch: Any, module: Any, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, torch: Any, module: Any, inputs: Sequence[TensorSpec], threads: int = 1
+    ) -> None:
         self._torch = torch
         self._module = module
+        self._thread_count = threads
         self.inputs = inputs
+        device = next((each.device for each in module.parameters()), None)
+        is_cuda = device is not None and device.type == "cuda"
+        self._stream = torch_cuda.Stream(torch, device) if is_cuda else None
         kinds = {each.dtype for each in module.parameters() if each.dtype.is_floating_point}
         self._narrow = None if inputs or torch.float64 in kinds else next(iter(kinds), None)
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        if getattr(_threads, "count", 0) != self._thread_count:
+            self._torch.set_num_threads(self._thread_count)
+            _threads.count = self._thread_count
         arguments = [self._to_torch(tensor) for tensor in self._ordered(inputs)]
         with self._torch.inference_mode():
-            result = self._module(*arguments)
+            if self._stream is None:
+                result = self._module(*arguments)
+            else:
+                result = self._stream.run(self._module, arguments)
         if isinstance(result, dict):
             named = [(str(name), each) for name, each in result.items()]
         else:
             parts = result if isinstance(result, tuple | list) else [result]
             named = [(f"output-{i}", each) for i, each in enumerate(parts)]
         return [Tensor(name, *self._to_numpy(each)) for name, each in named]
+
+    def peak_device_bytes(self) -> int:
+        """Most GPU memory used at once so far; 0 on the CPU."""
+        return self._stream.peak_bytes() if self._stream is not None else 0
 
     def _ordered(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """By declared name where names are known, else as they came."""
@@ -91,21 +115,22 @@ def load(path: Path, options: LoadOptions) -> TorchPredictor:
         import torch
     except ImportError as err:
         raise ModelLoadError("PyTorch models need torch: pip install 'headrace[torch]'") from err
-    torch.set_num_threads(options.threads)
+    device = torch_cuda.usable(torch, options.device, options.model_name)
     if path.suffix.lower() == ".pt2":
         if not options.trust_code:
             torch_archives.check_exported(torch, path)
-        return _exported(torch, path)
+        return _exported(torch, path, device, options)
     if is_torchscript(path):
         if not options.trust_code:
             torch_archives.check_script(path)
-        module = torch.jit.load(str(path), map_location="cpu").eval()
-        return TorchPredictor(torch, module, ())  # it knows nothing of its tensors but how many
-    return _from_state_dict(torch, path, options)
+        module = torch.jit.load(str(path), map_location=device or None).eval()
+        # a script knows nothing of its tensors but how many
+        return TorchPredictor(torch, module, (), options.threads)
+    return _from_state_dict(torch, path, device, options)
 
 
-def _exported(torch: Any, path: Path) -> TorchPredictor:
-    program = torch.export.load(str(path))
+def _exported(torch: Any, path: Path, device: str, options: LoadOptions) -> TorchPredictor:
+    program = _moved(torch.export.load(str(path)), device, options.model_name)
     signature = program.graph_signature
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     specs = []
@@ -113,10 +138,25 @@ def _exported(torch: Any, path: Path) -> TorchPredictor:
         value = nodes[name].meta["val"]
         shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
         specs.append(TensorSpec(str(name), datatype_of(torch, value.dtype), shape))
-    return TorchPredictor(torch, program.module(), specs)
+    return TorchPredictor(torch, program.module(), specs, options.threads)
 
 
-def _from_state_dict(torch: Any, path: Path, options: LoadOptions) -> TorchPredictor:
+def _moved(program: Any, device: str, model_name: str) -> Any:
+    """program on device: its graph names devices, which `.to` would leave as they are."""
+    if not device.startswith("cuda"):
+        return program
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError:  # torch before 2.6
+        log.warning(
+            "this torch cannot move an exported program to a GPU, so it runs where it was exported",
+            extra={"model": model_name, "device": device},
+        )
+        return program
+    return move_to_device_pass(program, device)
+
+
+def _from_state_dict(torch: Any, path: Path, device: str, options: LoadOptions) -> TorchPredictor:
     try:
         state = torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as err:  # torch tells a refused pickle by a text only
@@ -128,7 +168,8 @@ def _from_state_dict(torch: Any, path: Path, options: LoadOptions) -> TorchPredi
         raise ModelLoadError(f"{path}: expected a state dict, got {type(state).__name__}")
     module = _module_class(torch, path, options)()
     module.load_state_dict(state)
-    return TorchPredictor(torch, module.eval(), ())
+    module = module.eval().to(device) if device else module.eval()
+    return TorchPredictor(torch, module, (), options.threads)
 
 
 def _module_class(torch: Any, path: Path, options: LoadOptions) -> Any:
@@ -190,5 +231,9 @@ def is_torchscript(path: Path) -> bool:
 
 EXTENSIONS = (".pt2", ".pt", ".pth")
 FORMAT = PredictorFormat(
-    "pytorch", load, EXTENSIONS, claims=lambda path: path.suffix.lower() in EXTENSIONS
+    "pytorch",
+    load,
+    EXTENSIONS,
+    claims=lambda path: path.suffix.lower() in EXTENSIONS,
+    gpu=GpuUse.AUTO,
 )

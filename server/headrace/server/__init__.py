@@ -36,6 +36,7 @@ from headrace.server.model import Model
 from headrace.server.model_repository import ModelRepository
 from headrace.server.model_server import ModelServer
 from headrace.server.pickles import load_pickle
+from headrace.server.placement import GpuUse
 from headrace.server.predict_io import (
     generate_uuid,
     get_predict_input,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Datatype",
+    "GpuUse",
     "InferInput",
     "InferOutput",
     "InferRequest",
