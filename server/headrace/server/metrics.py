@@ -109,7 +109,8 @@ class Tally:
         self.total = 0
 
     def add(self, value: int) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
+        bounds = self._bounds
+        self._counts[0 if value <= bounds[0] else bisect_left(bounds, value)] += 1
         self.total += value
 
     def cumulative(self, shown: Sequence[float]) -> list[tuple[str, float]]:

@@ -152,6 +152,8 @@ class Repository:
                 raise ModelNotReady(name, self._states.get(name, (State.UNKNOWN, ""))[1] or None)
             raise ModelNotFound(name)
         if not version:
+            if len(versions) == 1:
+                return next(iter(versions.values()))
             return versions[newest(versions)]
         if version not in versions:
             raise ModelVersionNotFound(name, version, sort_versions(versions))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.server.errors import InvalidInput
+from headrace.server.protocol import v2_plain
 from headrace.server.protocol.classification import top_classes
 from headrace.server.protocol.encoded import JSON, OCTET_STREAM, Encoded
 from headrace.server.protocol.json_text import dumps
@@ -43,6 +44,12 @@ def encode(
     fresh_id: makes the id of an answer whose request had none. Raises InvalidInput for an output
     that JSON cannot carry and that was not asked for in binary, InferenceError as `dumps`.
     """
+    if not (
+        request.outputs or request.parameters or response.parameters or response.output_parameters
+    ):
+        plain = v2_plain.write(response, response.id or request.id or fresh_id())
+        if plain is not None:
+            return Encoded([plain], JSON)
     asked = {output.name: output for output in request.outputs}
     all_binary = not asked and request.parameters.get("binary_data_output") is True
     outputs: list[dict[str, Any]] = []

@@ -10,6 +10,7 @@ from headrace.server.protocol.v2_binary import (
     parse_json_length,
     raw_binary_request,
 )
+from headrace.server.protocol.v2_plain import read as read_plain
 from headrace.server.protocol.v2_request import Envelope, parse, to_request
 from headrace.server.protocol.v2_response import encode
 
@@ -22,5 +23,6 @@ __all__ = [
     "parse",
     "parse_json_length",
     "raw_binary_request",
+    "read_plain",
     "to_request",
 ]

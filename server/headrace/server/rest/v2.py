@@ -32,21 +32,30 @@ class V2:
     async def infer(self, call: Call) -> Answer:
         """The length header alone decides the form; Content-Type is ignored (contract D8)."""
         header = call.headers.get(_LENGTH)
-        length = None if header is None else v2_rest.parse_json_length(header, len(call.body))
-        envelope = None if length == 0 else v2_rest.parse(call.body, length, self._limits)
-        model = await self._plane.ready_model(call.model, call.version)
-        if envelope is None:
-            request = v2_rest.raw_binary_request(
-                call.body, model.name, model.servable.inputs, call.version
-            )
+        request: Request | None = None
+        envelope: v2_rest.Envelope | None = None
+        if header is None:
+            request = v2_rest.read_plain(call.body, call.model, call.version, self._limits)
+            if request is None:
+                envelope = v2_rest.parse(call.body, None, self._limits)
         else:
+            length = v2_rest.parse_json_length(header, len(call.body))
+            if length:
+                envelope = v2_rest.parse(call.body, length, self._limits)
+        model = await self._plane.ready_model(call.model, call.version)
+        if envelope is not None:
             request = v2_rest.to_request(
                 envelope, model.name, model.servable.inputs, self._limits, call.version
+            )
+        elif request is None:
+            request = v2_rest.raw_binary_request(
+                call.body, model.name, model.servable.inputs, call.version
             )
         add_deadline(request, call.context)
         response = await self._plane.infer_once(model, request, call.context)
         encoded = v2_rest.encode(response, request)
-        encoded.headers.update(self._event_headers(call, model))
+        if "ce-id" in call.headers:
+            encoded.headers.update(self._event_headers(call, model))
         return encoded_answer(encoded, call.context.response_headers)
 
     def _event_headers(self, call: Call, model: ServedModel) -> dict[str, str]:
@@ -62,6 +71,8 @@ class V2:
 
 def add_deadline(request: Request, context: Context) -> None:
     """`parameters.timeout` shortens the deadline, it never makes it later."""
+    if not request.parameters:
+        return
     seconds = timeout_s(request.parameters)
     if seconds is not None:
         wanted = time.monotonic() + seconds
