@@ -70,17 +70,23 @@ class ModelStatistics:
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1
-        self.success.add(total_ns)
-        self.queue.add(stages.queue_ns)
-        self.compute_input.add(stages.compute_input_ns)
-        self.compute_infer.add(stages.compute_infer_ns)
-        self.compute_output.add(stages.compute_output_ns)
+        queue_ns, input_ns = stages.queue_ns, stages.compute_input_ns
+        infer_ns, output_ns = stages.compute_infer_ns, stages.compute_output_ns
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchStatistics()
-        batch.compute_input.add(stages.compute_input_ns)
-        batch.compute_infer.add(stages.compute_infer_ns)
-        batch.compute_output.add(stages.compute_output_ns)
+        for duration, ns in (
+            (self.success, total_ns),
+            (self.queue, queue_ns),
+            (self.compute_input, input_ns),
+            (self.compute_infer, infer_ns),
+            (self.compute_output, output_ns),
+            (batch.compute_input, input_ns),
+            (batch.compute_infer, infer_ns),
+            (batch.compute_output, output_ns),
+        ):  # not by calls: they cost more than they do
+            duration.count += 1
+            duration.ns += ns
 
     def failed(self, reason: FailureReason, total_ns: int) -> None:
         self.fail.add(total_ns)
