@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from headrace.predictors import torch as torch_predictor
 from headrace.server import Datatype, LoadOptions, Tensor
 from headrace.server.devices import discover
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 CUDA = SimpleNamespace(type="cuda")
 
 
@@ -146,9 +146,7 @@ class Twice(torch.nn.Module):
 
 
 def script(path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's of itself
-        torch.jit.script(Twice()).save(str(path))
+    torch.jit.script(Twice()).save(str(path))
     return path
 
 
