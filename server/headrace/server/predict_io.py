@@ -3,7 +3,6 @@
 KServe's `get_predict_input` and `get_predict_response`, for V1 dicts and `InferRequest`s alike.
 """
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from headrace.server.errors import InvalidInput
 from headrace.server.infer_types import InferOutput, InferRequest, InferResponse
+from headrace.server.protocol.v2_response import random_id
 from headrace.server.settings import FALSE, TRUE
 from headrace.server.tensor import datatype_of
 
@@ -111,7 +111,7 @@ def _pandas() -> Any:
 
 def generate_uuid() -> str:
     """A fresh request id."""
-    return str(uuid.uuid4())
+    return random_id()
 
 
 def to_headers(context: Any) -> dict[str, str]:

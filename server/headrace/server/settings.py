@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = None
     ssl_certfile: Annotated[str | None, doc("TLS certificate; env KSERVE_TLS_CERT_FILE")] = None
     ssl_keyfile: Annotated[str | None, doc("TLS key; env KSERVE_TLS_KEY_FILE")] = None
+    ssl_ca_certs: Annotated[
+        str | None, doc("CA file: clients must show a certificate that it signed, HTTP and gRPC")
+    ] = None
     ce_source: Annotated[str | None, doc("source of answered CloudEvents; env CE_SOURCE")] = None
     ce_type: Annotated[str | None, doc("type of answered CloudEvents; env CE_TYPE")] = None
     ce_merge: Annotated[bool, doc("answer with the request's attributes; env CE_MERGE")] = False
@@ -89,7 +92,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     model: Annotated[
         tuple[str, ...], doc("name=path or name=format:path, repeatable; instead of --model_dir")
     ] = ()
-    host: Annotated[str, doc("address to bind; empty: every address")] = ""
+    host: Annotated[
+        str, doc("address to bind, or unix:/path for one socket; empty: every address")
+    ] = ""
     framework: Annotated[str | None, doc("predictor to load with; default: the files say")] = None
     model_repository: Annotated[
         str | None, doc("folder of models, one sub-folder each (Triton's or MLServer's layout)")
@@ -164,6 +169,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise SettingsError(f"bad setting: {err}; see --help for the names") from err
         settings = msgspec.structs.replace(settings, **_implied(settings, merged))
         _check_bounds(settings)
+        if settings.host.startswith("unix:") and settings.workers > 1:
+            raise SettingsError(
+                f"--host {settings.host}: a Unix socket has one listener, --workers "
+                f"{settings.workers} needs a port; drop one of them"
+            )
         for name in ("protocol", "predictor_protocol"):
             if getattr(settings, name) not in PROTOCOLS:
                 raise SettingsError(

@@ -97,6 +97,8 @@ class GrpcListener:
     def _bind(self) -> int:
         """Every address where host is "": IPv6 and IPv4 in one socket, or IPv4 alone."""
         host, wanted = self.settings.host, self.settings.grpc_port
+        if host.startswith("unix:"):
+            return 0  # the HTTP socket takes gRPC too
         hosts = [f"[{host.strip('[]')}]" if ":" in host else host] if host else ["[::]", "0.0.0.0"]
         for each in hosts:
             try:
@@ -114,8 +116,11 @@ class GrpcListener:
         certificate, key = self.settings.ssl_certfile, self.settings.ssl_keyfile
         if not certificate or not key:
             return int(self._server.add_insecure_port(address))
+        ca_file = self.settings.ssl_ca_certs
         credentials = grpc.ssl_server_credentials(
-            [(Path(key).read_bytes(), Path(certificate).read_bytes())]
+            [(Path(key).read_bytes(), Path(certificate).read_bytes())],
+            Path(ca_file).read_bytes() if ca_file else None,
+            require_client_auth=bool(ca_file),
         )
         return int(self._server.add_secure_port(address, credentials))
 
