@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import InferenceError, ModelNotReady, Unsupported
 from headrace.server.execution import Executor, Mode
+from headrace.server.memory import Usage
 from headrace.server.metrics import InferenceMetrics
 from headrace.server.repository import Repository, ServedModel
 from headrace.server.request import Context, Request, RequestedOutput, Response
@@ -32,7 +33,7 @@ class Streams:
     """A servable whose answer to [n] are 0, 1, … n-1; below zero it fails after so many."""
 
     platform = "test"
-    memory_bytes = 0
+    memory = Usage()
     pending_requests = 0
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()

@@ -194,7 +194,7 @@ def test_neighbours_of_a_death_go_on(tmp_path: Path) -> None:
         servable = await load_servable("m", source)
         assert isinstance(servable, TensorServable)
         assert (servable.executor.mode, servable.platform) == (Mode.THREAD, "odd")
-        assert servable.memory_bytes > 1 << 20
+        assert servable.memory.cpu_bytes > 1 << 20
         victim, other = servable.executor.instances
         assert isinstance(victim, IsolatedPredictor)
         assert isinstance(other, IsolatedPredictor)

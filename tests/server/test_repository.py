@@ -22,9 +22,11 @@ from headrace.server.errors import (
     ServingError,
 )
 from headrace.server.execution import Executor, Mode
+from headrace.server.memory import Usage
 from headrace.server.repository import IndexEntry, Repository, ServedModel
 from headrace.server.request import Context, Request
 from headrace.server.servable import TensorServable
+from headrace.server.statistics import ModelStatistics
 from headrace.server.tensor import Tensor, TensorSpec
 from tests.serving import running
 
@@ -282,13 +284,13 @@ def test_a_reload_goes_on_counting_and_tells_the_new_memory() -> None:
         repository = Repository(Shelf())
         await repository.load("a")
         was = repository.find("a")
-        was.statistics.inference_count, was.statistics.memory_bytes = 7, 100
+        was.statistics.inference_count, was.statistics.memory = 7, Usage(100)
         prepared = await repository.prepare("a")
-        prepared.models[0].servable.memory_bytes = 300
+        prepared.models[0].servable.memory = Usage(300)
         repository.commit(prepared)
         now = repository.find("a")
         assert now is not was
-        assert (now.statistics.inference_count, now.statistics.memory_bytes) == (7, 300)
+        assert (now.statistics.inference_count, now.statistics.memory) == (7, Usage(300))
 
     asyncio.run(main())
 
@@ -396,3 +398,13 @@ def test_twenty_reloads_under_requests_lose_none(path: str) -> None:
         assert all(each.is_closed for each in shelf.made)
 
     asyncio.run(main())
+
+
+def test_statistics_tell_what_memory_a_model_uses_and_where() -> None:
+    told = ModelStatistics("m", "1", memory=Usage(5, 9, {1: 7})).to_json()
+    assert told["memory_usage"] == [
+        {"type": "CPU", "id": 0, "byte_size": 5},
+        {"type": "CPU_PEAK", "id": 0, "byte_size": 9},
+        {"type": "GPU", "id": 1, "byte_size": 7},
+    ]
+    assert ModelStatistics("m", "1").to_json()["memory_usage"] == []

@@ -21,7 +21,16 @@ from headrace.server.predictor import Predictor
 from headrace.server.servable import TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.tensor import Datatype, Tensor, TensorSpec
-from headrace.server.warm_up import choose_mode, hop_ns, p95, samples, warm_up, zeros
+from headrace.server.warm_up import (
+    choose_mode,
+    excess_bytes,
+    hop_ns,
+    largest_rows,
+    p95,
+    samples,
+    warm_up,
+    zeros,
+)
 
 X = TensorSpec("x", Datatype.FP32, (-1, 4))
 
@@ -251,5 +260,52 @@ def test_memory_is_what_the_load_added(tmp_path: Path) -> None:
     source = ModelSource(folder, "sklearn")
     small = asyncio.run(load_servable("small", ModelSource(a_model(tmp_path / "small"), "sklearn")))
     big = asyncio.run(load_servable("big", source))
-    assert 40 << 20 < big.memory_bytes < 80 << 20
-    assert small.memory_bytes < 40 << 20
+    assert 40 << 20 < big.memory.cpu_bytes < 80 << 20
+    assert small.memory.cpu_bytes < 40 << 20
+
+
+@pytest.mark.parametrize(
+    ("specs", "most", "row_ns", "rows"),
+    [
+        pytest.param([X], 64, 1000, 64, id="as many as the model takes"),
+        pytest.param(
+            [TensorSpec("x", Datatype.FP32, (-1, 1 << 20))], 256, 1000, 64, id="256 MiB of zeros"
+        ),
+        pytest.param([X], 64, 1_000_000_000, 5, id="a slow model: about five seconds"),
+        pytest.param([X], 64, 60_000_000_000, 1, id="a very slow one: one row"),
+        pytest.param([TensorSpec("x", Datatype.FP32, (4,))], 64, 1000, 0, id="no batch dimension"),
+        pytest.param([TensorSpec("x", Datatype.FP32, ())], 64, 1000, 0, id="a scalar"),
+        pytest.param([], 64, 1000, 0, id="nothing declared"),
+    ],
+)
+def test_the_largest_batch(specs: list[TensorSpec], most: int, row_ns: int, rows: int) -> None:
+    assert largest_rows(specs, most, row_ns) == rows
+
+
+@dataclass
+class Greedy:
+    """Holds row_bytes per row while it runs."""
+
+    row_bytes: int = 4 << 20
+    inputs: Sequence[TensorSpec] = (X,)
+    outputs: Sequence[TensorSpec] = ()
+
+    def predict(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        held = np.ones(self.row_bytes * inputs[0].shape[0], np.uint8)
+        return [Tensor("y", held[:1].copy())]
+
+
+def test_what_the_largest_batch_holds_is_measured_on_each_instance() -> None:
+    assert 120 << 20 < excess_bytes("m", [Greedy(), Greedy()], 16) < 160 << 20
+
+
+@pytest.mark.parametrize(
+    ("predictor", "most"),
+    [
+        pytest.param(Greedy(), 0, id="no batches"),
+        pytest.param(Recording(error=ValueError("no zeros")), 8, id="it cannot take zeros"),
+        pytest.param(Recording(inputs=()), 8, id="nothing declared"),
+    ],
+)
+def test_what_has_no_largest_batch_has_no_excess(predictor: Predictor, most: int) -> None:
+    assert excess_bytes("m", [predictor], most) == 0

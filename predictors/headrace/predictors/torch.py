@@ -77,10 +77,6 @@ class TorchPredictor:
             named = [(f"output-{i}", each) for i, each in enumerate(parts)]
         return [Tensor(name, *self._to_numpy(each)) for name, each in named]
 
-    def peak_device_bytes(self) -> int:
-        """Most GPU memory used at once so far; 0 on the CPU."""
-        return self._stream.peak_bytes() if self._stream is not None else 0
-
     def _ordered(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """By declared name where names are known, else as they came."""
         by_name = {tensor.name: tensor for tensor in inputs}

@@ -46,10 +46,6 @@ class Stream:
         self._stream.synchronize()
         return copied
 
-    def peak_bytes(self) -> int:
-        """Most device memory that tensors of this process held at once."""
-        return int(self._torch.cuda.max_memory_allocated(self._device))
-
     def _current(self) -> AbstractContextManager[Any]:
         stream: AbstractContextManager[Any] = self._torch.cuda.stream(self._stream)
         return stream

@@ -17,7 +17,7 @@ from headrace.server.model import Model
 from headrace.server.predictor import Predictor
 from headrace.server.remote_errors import to_wire
 from headrace.server.shared_block import Block
-from headrace.server.warm_up import warm_up
+from headrace.server.warm_up import excess_bytes, warm_up
 
 # Libraries that size their pools from these do so when they are imported, which is after this.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -57,7 +57,10 @@ def load(message: Load) -> tuple[Predictor | None, Loaded]:
         return None, Loaded(is_model=True)
     warm_up(message.name, [loaded], source.config, source.path)
     platform = getattr(loaded, "platform", "") or find_name(source)
-    return loaded, Loaded(list(loaded.inputs), list(loaded.outputs), platform, memory.pss_bytes())
+    excess = excess_bytes(message.name, [loaded], source.max_batch_size)
+    size = memory.pss_bytes()
+    used = memory.Usage(size, size + excess)
+    return loaded, Loaded(list(loaded.inputs), list(loaded.outputs), platform, used)
 
 
 def run(predictor: Predictor | None, message: Run, inputs: Block, outputs: Block) -> Ran:

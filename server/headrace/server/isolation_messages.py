@@ -11,6 +11,7 @@ Only metadata travels here; tensors lie in two blocks, one each way (shared_bloc
 
 import msgspec
 
+from headrace.server.memory import Usage
 from headrace.server.remote_errors import WireError
 from headrace.server.shared_block import Placed
 from headrace.server.tensor import TensorSpec
@@ -35,7 +36,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     platform: str = ""
-    memory_bytes: int = 0
+    memory: Usage = Usage()
     is_model: bool = False
 
 

@@ -26,6 +26,7 @@ from headrace.server.execution import (
     QueueLimits,
 )
 from headrace.server.isolation_messages import Load
+from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
 from headrace.server.placement import Device, GpuUse, Group, Kind, Placement, place
@@ -40,7 +41,7 @@ from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.storage import is_downloaded, unfinished
-from headrace.server.warm_up import warm_up
+from headrace.server.warm_up import excess_bytes, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,11 @@ class ModelSource:
     @property
     def wanted(self) -> tuple[Group, ...]:
         return self.groups or (Group(count=self.instances, is_spread=True),)
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows of the largest batch its config allows; 0: it says nothing of batches."""
+        return int(self.config.get("max_batch_size", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,17 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
         executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
         platform = getattr(first, "platform", "") or find_name(source)
         servable = TensorServable(executor, platform, loaded.passive)
-    servable.memory_bytes = loaded.memory_bytes
+    servable.memory = loaded.memory
+    used = loaded.memory
+    log.info(
+        "model loaded",
+        extra={
+            "model": name,
+            "memory_bytes": used.cpu_bytes,
+            "peak_memory_bytes": used.peak_bytes,
+            "gpu_memory_bytes": dict(used.gpu_bytes),
+        },
+    )
     return servable
 
 
@@ -157,7 +173,7 @@ class _Loaded:
 
     instances: Sequence[Predictor | Model]
     mode: Mode
-    memory_bytes: int
+    memory: Usage
     passive: Sequence[Predictor] = ()
     concurrency: int = 1
 
@@ -178,10 +194,10 @@ def _load_ready(name: str, source: ModelSource, devices: Devices) -> _Loaded:
     """Load and warm up, and measure both. Blocks."""
     source = placed(name, source, devices)
     if source.isolation is Isolation.PROCESS:
-        isolated = _load_isolated(name, source)
+        isolated = _load_isolated(name, source, devices)
         if isolated is not None:
             return isolated
-    growth = memory.Growth()
+    growth, excess, before = memory.Growth(), 0, _gpus_of(source, devices)
     with growth:
         instances = load_instances(name, source)
         predictors = [each for each in instances if not isinstance(each, Model)]
@@ -191,20 +207,39 @@ def _load_ready(name: str, source: ModelSource, devices: Devices) -> _Loaded:
             mode = {Isolation.INLINE: Mode.INLINE, Isolation.AUTO: measured}.get(
                 source.isolation, Mode.THREAD
             )
+            excess = excess_bytes(name, predictors, source.max_batch_size)
+    peak = growth.bytes + excess if growth.bytes else 0
+    used = Usage(growth.bytes, peak, _taken(before, _gpus_of(source, devices)))
     active = sum(not each.is_passive for each in source.placements)
     if not predictors:  # a user's Model: one object, however many run in it
-        return _Loaded(instances, mode, growth.bytes, concurrency=active)
-    return _Loaded(*_split(predictors, source.placements, mode, growth.bytes))
+        return _Loaded(instances, mode, used, concurrency=active)
+    return _Loaded(*_split(predictors, source.placements, mode, used))
 
 
 def _split(
-    predictors: Sequence[Predictor], placements: Sequence[Placement], mode: Mode, size: int
-) -> tuple[Sequence[Predictor], Mode, int, Sequence[Predictor]]:
+    predictors: Sequence[Predictor], placements: Sequence[Placement], mode: Mode, used: Usage
+) -> tuple[Sequence[Predictor], Mode, Usage, Sequence[Predictor]]:
     """What `_Loaded` takes: those that answer, and the passive ones."""
     pairs = list(zip(predictors, placements, strict=True))
     active = [predictor for predictor, placement in pairs if not placement.is_passive]
     passive = [predictor for predictor, placement in pairs if placement.is_passive]
-    return active, mode, size, passive
+    return active, mode, used, passive
+
+
+def _gpus_of(source: ModelSource, devices: Devices) -> list[Device]:
+    """The GPUs that source is placed on, as they are now."""
+    used = {each.device.index for each in source.placements if each.device.is_gpu}
+    return [device for device in devices() if device.index in used] if used else []
+
+
+def _taken(before: Sequence[Device], after: Sequence[Device]) -> dict[int, int]:
+    """GPU memory that went between two looks, by index; another load may have taken of it too."""
+    free = {device.index: device.free_bytes for device in after}
+    return {
+        each.index: max(0, each.free_bytes - free[each.index])
+        for each in before
+        if each.index in free
+    }
 
 
 def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelSource:
@@ -233,8 +268,9 @@ def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelS
     return replace(source, placements=plan.placements)
 
 
-def _load_isolated(name: str, source: ModelSource) -> _Loaded | None:
+def _load_isolated(name: str, source: ModelSource, devices: Devices) -> _Loaded | None:
     """source in children; None, and a warning, for a user's `Model`."""
+    before = _gpus_of(source, devices)
     loads = [_child_load(name, source, each) for each in source.placements]
     predictors = isolation.start(loads)
     told = [each.wait_loaded() for each in predictors]
@@ -242,8 +278,12 @@ def _load_isolated(name: str, source: ModelSource) -> _Loaded | None:
         isolation.close_all(predictors)
         log.warning("a Model runs in the server's own process", extra={"model": name})
         return None
-    size = sum(each.memory_bytes for each in told)
-    return _Loaded(*_split(predictors, source.placements, Mode.THREAD, size))
+    used = Usage(
+        sum(each.memory.cpu_bytes for each in told),
+        sum(each.memory.peak_bytes for each in told),
+        _taken(before, _gpus_of(source, devices)),
+    )
+    return _Loaded(*_split(predictors, source.placements, Mode.THREAD, used))
 
 
 def _child_load(name: str, source: ModelSource, placement: Placement) -> Load:

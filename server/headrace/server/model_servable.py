@@ -24,6 +24,7 @@ from headrace.server.execution import Executor, QueueLimits
 from headrace.server.hooks import InferenceVerb
 from headrace.server.infer_tensors import InferInput
 from headrace.server.infer_types import InferRequest, InferResponse
+from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.predict_io import generate_uuid
 from headrace.server.request import Context, Request, Response
@@ -45,7 +46,7 @@ class ModelServable:
         on_stop: Callable[[Model], Any] = lambda model: model.stop(),
     ) -> None:
         self.model = model
-        self.memory_bytes = 0
+        self.memory = Usage()
         self._on_stop = on_stop
         self._is_owner = True
         self.inputs: Sequence[TensorSpec] = ()

@@ -52,9 +52,7 @@ class ServedModel:
     _idle: asyncio.Event | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.statistics = ModelStatistics(
-            self.name, self.version, memory_bytes=self.servable.memory_bytes
-        )
+        self.statistics = ModelStatistics(self.name, self.version, memory=self.servable.memory)
 
     def enter(self) -> None:
         """A request is in flight; `leave` ends it."""
@@ -242,7 +240,7 @@ class Repository:
         for version, model in fresh.items():
             if was and version in was:
                 model.statistics = was[version].statistics
-                model.statistics.memory_bytes = model.servable.memory_bytes
+                model.statistics.memory = model.servable.memory
         self._models[name] = fresh
         self._states.pop(name, None)
         self.changes.notify()

@@ -2,16 +2,19 @@
 
 Two things can be loaded. Our predictors are plain classes over tensors: `TensorServable` here runs
 them. User code inherits KServe's `Model`: model_servable.py runs its hooks. Both keep the loop
-free: what is synchronous goes through the model's `Executor`.
+free: what is synchronous goes through the model's `Batcher` or `Executor`.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from operator import methodcaller
 from typing import Any, Protocol
 
 from headrace.server import checks
+from headrace.server.batcher import Batcher
+from headrace.server.batching import BatchPolicy
 from headrace.server.errors import Unsupported
 from headrace.server.execution import Executor
+from headrace.server.memory import Usage
+from headrace.server.latency_model import LatencyModels
 from headrace.server.predictor import Predictor
 from headrace.server.protocol import v1_tensors
 from headrace.server.request import Context, Request, Response
@@ -24,7 +27,7 @@ class Servable(Protocol):
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     platform: str  # for model metadata, e.g. "onnx_onnxruntime"
-    memory_bytes: int  # measured at its load (memory.py); 0: not known
+    memory: Usage  # measured at its load
 
     @property
     def pending_requests(self) -> int:
@@ -60,7 +63,7 @@ class TensorServable:
         self._executor = executor
         self._passive = tuple(passive)
         self.platform = platform
-        self.memory_bytes = 0
+        self.memory = Usage()
         predictor = executor.instances[0]
         self.inputs: Sequence[TensorSpec] = predictor.inputs
         self.outputs: Sequence[TensorSpec] = predictor.outputs
@@ -91,13 +94,11 @@ class TensorServable:
         raise Unsupported("Could not find explainer_host.")
 
     async def stop(self) -> None:
-        self._executor.close()
+        self.batcher.close()
         for instance in (*self._executor.instances, *self._passive):
             close = getattr(instance, "close", None)
             if close is not None:
                 close()
 
     async def _predict(self, inputs: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        call = methodcaller("predict", inputs)  # not a lambda: no frame of ours in between
-        outputs: Sequence[Tensor] = await self._executor.run(call, context)
-        return outputs
+        return await self.batcher.run(inputs, context)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from headrace.server.memory import Usage
 from headrace.server.request import Stages
 
 
@@ -63,13 +64,14 @@ class ModelStatistics:
         default_factory=lambda: {reason.value: 0 for reason in FailureReason}
     )
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
-    memory_bytes: int = 0
+    memory: Usage = field(default_factory=Usage)
 
     def succeeded(self, rows: int, total_ns: int, stages: Stages) -> None:
-        """One request answered: rows inferences in one execution of that batch size."""
+        """One request answered: rows inferences, alone or as part of a batch (`Stages`)."""
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.inference_count += rows
-        self.execution_count += 1
+        executions = stages.executions
+        self.execution_count += executions
         queue_ns, input_ns = stages.queue_ns, stages.compute_input_ns
         infer_ns, output_ns = stages.compute_infer_ns, stages.compute_output_ns
         batch = self.batches.get(rows)
@@ -118,10 +120,15 @@ class ModelStatistics:
                 }
                 for size, batch in sorted(self.batches.items())
             ],
-            "memory_usage": [{"type": "CPU", "id": 0, "byte_size": self.memory_bytes}]
-            if self.memory_bytes
-            else [],
+            "memory_usage": _memory_usage(self.memory),
         }
+
+
+def _memory_usage(memory: Usage) -> list[dict[str, Any]]:
+    """Triton's rows; CPU_PEAK, with every instance at its largest batch, is a type of ours."""
+    places = [("CPU", 0, memory.cpu_bytes), ("CPU_PEAK", 0, memory.peak_bytes)]
+    places += [("GPU", index, size) for index, size in memory.gpu_bytes.items()]
+    return [{"type": kind, "id": index, "byte_size": size} for kind, index, size in places if size]
 
 
 def merge(workers: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

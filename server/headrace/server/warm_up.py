@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.server import memory
 from headrace.server.errors import ModelLoadError
 from headrace.server.execution import Mode
 from headrace.server.predictor import Predictor
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 CALLS = 40  # measured calls of a model, and of the hop it is compared with
 BUDGET_NS = 200_000_000  # a slow model is measured no longer than this, but once
 MAX_BYTES = 256 << 20  # of zeros, per input
+LARGEST_NS = 5_000_000_000  # the largest batch is cut to what takes about so long
 FILES = "warmup"  # Triton's folder, beside the versions, for input_data_file
 
 
@@ -50,16 +52,54 @@ class Sample:
     count: int = 1
 
 
-def zeros(specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    """One row of zeros as specs declare, free dimensions 1; optional inputs are left out.
+def zeros(specs: Sequence[TensorSpec], rows: int = 1) -> tuple[Tensor, ...]:
+    """rows of zeros as specs declare, other free dimensions 1; optional inputs are left out.
 
     Raises ModelLoadError for more than MAX_BYTES.
     """
     return tuple(
-        _zeros(spec.name, spec.datatype, [1 if dim < 0 else dim for dim in spec.shape])
+        _zeros(spec.name, spec.datatype, _shape(spec, rows))
         for spec in specs
         if not spec.is_optional
     )
+
+
+def _shape(spec: TensorSpec, rows: int) -> list[int]:
+    shape = [1 if dim < 0 else dim for dim in spec.shape]
+    return [rows, *shape[1:]] if spec.shape and spec.shape[0] < 0 else shape
+
+
+def largest_rows(specs: Sequence[TensorSpec], most: int, row_ns: int) -> int:
+    """Rows of a warm-up of the largest batch, at most most: what MAX_BYTES of zeros hold and
+    LARGEST_NS allow, if each row takes row_ns; 0 where specs have no batch dimension."""
+    given = [spec for spec in specs if not spec.is_optional]
+    if not given or any(not spec.shape or spec.shape[0] >= 0 for spec in given):
+        return 0
+    row_bytes = max(math.prod(_shape(spec, 1)) * NUMPY[spec.datatype].itemsize for spec in given)
+    return min(most, MAX_BYTES // max(1, row_bytes), max(1, LARGEST_NS // max(1, row_ns)))
+
+
+def excess_bytes(name: str, predictors: Sequence[Predictor], most: int) -> int:
+    """What calls with most rows, one in each instance, hold while they run and give back.
+
+    Blocks. 0 where most is below 2, or the model does not take so many zeros.
+    """
+    total = 0
+    try:
+        for predictor in predictors if most > 1 else ():
+            started_ns = time.perf_counter_ns()
+            predictor.predict(zeros(predictor.inputs))
+            row_ns = time.perf_counter_ns() - started_ns
+            rows = largest_rows(predictor.inputs, most, row_ns)
+            if rows < 2:
+                return 0
+            inputs = zeros(predictor.inputs, rows)
+            with memory.Excess() as excess:
+                predictor.predict(inputs)
+            total += excess.bytes
+    except Exception as err:  # zeros need not be sensible to it
+        log.info("largest batch not measured", extra={"model": name, "error": _text(err)})
+    return total
 
 
 def _zeros(name: str, datatype: Datatype, shape: Sequence[int]) -> Tensor:

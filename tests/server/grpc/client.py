@@ -12,6 +12,7 @@ import numpy as np
 from headrace.server.errors import InferenceError
 from headrace.server.grpc import codec
 from headrace.server.grpc.messages import message_class
+from headrace.server.memory import Usage
 from headrace.server.request import Context, Request, Response
 from headrace.server.tensor import Datatype, Tensor, TensorSpec
 
@@ -125,7 +126,7 @@ class Counts:
     """A servable that streams: n answers 0, 1, … for an input of [n], then fails below zero."""
 
     platform = "test"
-    memory_bytes = 0
+    memory = Usage()
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     pending_requests = 0
@@ -161,7 +162,7 @@ class Replies:
     """A servable that sets response headers and tells what headers it saw."""
 
     platform = "test"
-    memory_bytes = 0
+    memory = Usage()
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     pending_requests = 0
