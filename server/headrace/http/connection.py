@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PREFACE = b"PRI * HTTP/2.0"  # how an HTTP/2 client with prior knowledge begins
 HELD_BYTES = 1 << 16  # of pipelined requests, or of a body nobody takes: more, and reading stops
 MAPPED_BYTES = 1 << 22  # a larger body is mapped: its pages exist once they have come
+ALIGNMENT_BYTES = 16  # what memory allocators give
 LINGER_S = 2.0  # longest a client may go on sending what nobody reads, to hear its answer
 NEVER = math.inf
 NO_HEAD = RequestHead("", "", "HTTP/1.1", {}, (), 0, False)  # of what is no request
@@ -33,8 +34,12 @@ NO_HEAD = RequestHead("", "", "HTTP/1.1", {}, (), 0, False)  # of what is no req
 class Receiver(Protocol):
     """Takes a body piece by piece, as it comes; the exchange's `state` of a streaming application.
 
-    False: no more for now; the receiver calls `connection.go_on()` when it can take more.
+    False: no more for now; the receiver calls `connection.go_on()` when it can take more. The same
+    goes for the first piece while it is not `is_ready`.
     """
+
+    @property
+    def is_ready(self) -> bool: ...
 
     def take(self, piece: bytes) -> bool: ...
 
@@ -45,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
     """unread: done when the client has read what was written; None: it keeps up."""
 
     __slots__ = (
+        "_awaits_body",
         "_body",
         "_body_at",
         "_body_view",
@@ -89,6 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_first = True  # nothing has come yet
         self._is_reading = False  # _go is on the stack
         self._is_held_up = False  # by a receiver
+        self._awaits_body = False  # its receiver has not decided about the head
         self._is_paused = False
         self._is_lingering = False
         self._is_closed = False
@@ -175,6 +182,12 @@ class Connection(asyncio.BufferedProtocol):
     def go_on(self) -> None:
         """A receiver can take more of its body."""
         self._is_held_up = False
+        if self._awaits_body:
+            try:
+                self._begin_body()
+            except Refusal as refusal:
+                self.refuse(refusal)
+                return
         self._go(b"")
 
     def abort(self) -> None:
@@ -321,13 +334,13 @@ class Connection(asyncio.BufferedProtocol):
             if not self._is_first:
                 self._expect_by(self._limits.header_timeout_s, self._slow_head)
         self._is_first = False
-        at = reader.feed(data, at, self._limits)
+        begun_at, at = at, reader.feed(data, at, self._limits)
         if reader.head is None:
             return len(data)
         head = reader.head
         self._reader = None
         self._server.give_back(reader)
-        if text:
+        if text and at == begun_at + len(text):  # else empty lines stood before it
             self._server.heads.add(text, head)
         self._begin(head)
         return at
@@ -344,11 +357,21 @@ class Connection(asyncio.BufferedProtocol):
             return  # answered, or gone
         if not length:
             self._complete(b"")
-            return
+        elif self._receiver is not None and not self._receiver.is_ready:
+            self._is_held_up = self._awaits_body = True
+        else:
+            self._begin_body()
+
+    def _begin_body(self) -> None:
+        """The application has seen the head: it may have answered, or set a limit of its own."""
+        self._awaits_body = False
+        exchange, length = self._exchange, self._length
+        assert exchange is not None
         most = exchange.max_body_bytes
         if most and length > most:
             raise refusals.body_too_large(f"the body has {length} bytes", most)
-        if head.headers.get("expect", "").lower() == "100-continue" and head.version == "HTTP/1.1":
+        expects = exchange.headers.get("expect", "").lower() == "100-continue"
+        if expects and exchange.version == "HTTP/1.1":
             exchange.proceed()
         self._chunks = ChunkReader(most, self._limits) if length == CHUNKED else None
         self._body_at = 0
@@ -374,19 +397,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _receive_into(self, size: int, first: bytes) -> None:
         """The rest of the body lands where it stays."""
-        self._body = bytearray(size) if size <= MAPPED_BYTES else mmap.mmap(-1, size)
-        self._body_view = memoryview(self._body)
+        assert self._exchange is not None
+        pad = -self._exchange.aligned_at % ALIGNMENT_BYTES
+        self._body = bytearray(pad + size) if size <= MAPPED_BYTES else mmap.mmap(-1, pad + size)
+        self._body_view = memoryview(self._body)[pad:]
         self._body_at = len(first)
         self._body_view[: len(first)] = first
         self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
 
     def _take_body(self) -> Buffer:
-        body, view = self._body, self._body_view
+        view = self._body_view
         assert view is not None
         self._drop_body()
-        if isinstance(body, bytearray):
-            view.release()
-            return body
         return view
 
     def _read_chunks(self, chunks: ChunkReader, data: bytes, at: int) -> int:
@@ -498,7 +520,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange, self._exchange = self._exchange, None
         self._receiver = None
         self._chunks = None
-        self._is_held_up = False
+        self._is_held_up = self._awaits_body = False
         self._drop_body()
         if exchange is not None and not exchange.is_running:
             self._server.ended(exchange)

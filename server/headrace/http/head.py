@@ -41,7 +41,7 @@ class Head:
         self.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        self.fields.append((name, value.rstrip(b" \t")))  # llhttp leaves the space behind
 
     def on_headers_complete(self) -> None:
         self.is_complete = True
@@ -167,11 +167,14 @@ class HeadReader:
         if version is None:
             raise malformed(f"HTTP/{self._parser.get_http_version()} is not served; send HTTP/1.1")
         headers: dict[str, str] = {}
-        hosts = 0
+        hosts = codings = 0
         for name, value in fields:
             key = _names.get(name) or _lower(name)
             headers[key] = value.decode("latin1")
             hosts += key == "host"
+            codings += key == "transfer-encoding"
+        if codings > 1:
+            raise malformed(f"{codings} Transfer-Encoding headers, expected one")
         check_host(hosts, headers, version)
         options = headers.get("connection", "keep-alive")
         self._is_reusable = version == "HTTP/1.1" and options.lower() == "keep-alive"

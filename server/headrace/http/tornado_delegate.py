@@ -72,9 +72,17 @@ class TornadoExchange(HTTPConnection):
         self._delegate = delegate
         start_line = RequestStartLine(exchange.method, exchange.target, exchange.version)
         headers = HTTPHeaders()
-        for name, value in exchange.fields:
-            headers.add(name.decode("latin1"), value.decode("latin1"))
+        try:
+            for name, value in exchange.fields:
+                headers.add(name.decode("latin1"), value.decode("latin1"))
+        except HTTPInputError as err:  # it refuses control characters that llhttp lets through
+            raise malformed(str(err)) from None
         self._call(lambda: delegate.headers_received(start_line, headers))
+
+    @property
+    def is_ready(self) -> bool:
+        """The delegate has done with the headers: `prepare` has run where a body is streamed."""
+        return not self._waits
 
     def take(self, piece: bytes) -> bool:
         delegate = self._delegate
