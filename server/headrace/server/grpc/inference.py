@@ -95,8 +95,7 @@ class Inference:
         self, envelope: codec.Envelope, context: Context, is_stream: bool = False
     ) -> tuple[ServedModel, Request]:
         """The model first, its tensors then: a request nobody can answer costs no decoding."""
-        found = envelope.message
-        model = await self.plane.ready_model(found.model_name, found.model_version)
+        model = await self.plane.ready_model(envelope.model_name, envelope.model_version)
         started_ns = time.perf_counter_ns()
         request = codec.to_request(envelope, is_stream)
         context.stages.compute_input_ns += time.perf_counter_ns() - started_ns

@@ -12,16 +12,23 @@ from headrace.server.tensor import Buffer
 
 LENGTH_DELIMITED = 2
 MAX_FIELDS = 100_000  # a 1 GiB message could have 500 million, which would hold up the loop
+MAX_LENGTH, MAX_LENGTH_BYTES = 2**31 - 1, 5  # of a field; protobuf refuses longer ones
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
 _SKIP = {1: 8, 5: 4}  # bytes of the fixed-width wire types
 
 
-def split_field(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+def tag(number: int) -> int:
+    """The key of a length-delimited field."""
+    return number << 3 | LENGTH_DELIMITED
+
+
+def split_field(message: Buffer, number: int) -> tuple[Buffer, list[memoryview]]:
     """message without its top-level fields of number, and views of their contents, in order.
 
     What is not well-formed is returned whole, with no views: parsing it says what is wrong.
     Raises InvalidInput for more than MAX_FIELDS top-level fields.
     """
-    tag = number << 3 | LENGTH_DELIMITED
+    wanted = tag(number)
     view = memoryview(message)
     size = len(message)
     kept: list[memoryview] = []
@@ -34,14 +41,14 @@ def split_field(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
                 raise InvalidInput(
                     f"the message has more than {MAX_FIELDS} fields (tensors and parameters)"
                 )
-            key, offset = _varint(message, offset)
+            key, offset = length(message, offset)
             kind = key & 7
             if kind == LENGTH_DELIMITED:
-                length, offset = _varint(message, offset)
-                end = offset + length
+                count, offset = length(message, offset)
+                end = offset + count
                 if end > size:
                     return message, []
-                if key == tag:
+                if key == wanted:
                     cut.append(view[offset:end])
                 else:
                     kept.append(view[start:end])
@@ -63,10 +70,10 @@ def join_field(head: bytes, number: int, contents: Sequence[Buffer]) -> bytes:
     """head, a serialised message, with one more field of number per content: one copy."""
     if not contents:
         return head
-    tag = _to_varint(number << 3 | LENGTH_DELIMITED)
+    key = to_varint(tag(number))
     parts: list[Buffer] = [head]
     for content in contents:
-        parts += (tag, _to_varint(_size(content)), content)
+        parts += (key, to_varint(size_of(content)), content)
     return b"".join(parts)
 
 
@@ -75,11 +82,19 @@ def wrap(head: bytes, number: int, content: bytes) -> bytes:
     return join_field(head, number, [content])
 
 
-def _size(content: Buffer) -> int:
+def size_of(content: Buffer) -> int:
     return content.nbytes if isinstance(content, memoryview) else len(content)
 
 
-def _varint(message: bytes, offset: int) -> tuple[int, int]:
+def length(message: Buffer, offset: int) -> tuple[int, int]:
+    """The key or length at offset, and where it ends. Raises IndexError where there is none."""
+    value, end = _varint(message, offset)
+    if end - offset > MAX_LENGTH_BYTES or value > MAX_LENGTH:
+        raise IndexError("a key or length beyond what protobuf reads")
+    return value, end
+
+
+def _varint(message: Buffer, offset: int) -> tuple[int, int]:
     value = message[offset]
     offset += 1
     if value < 0x80:
@@ -97,7 +112,9 @@ def _varint(message: bytes, offset: int) -> tuple[int, int]:
             raise IndexError("a varint has at most ten bytes")
 
 
-def _to_varint(value: int) -> bytes:
+def to_varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)
