@@ -30,6 +30,8 @@ class Exchange:
     """headers: lower-case names, the last of a name wins. body: whole, once `finish` is called.
     started_ns: when the head had come, on `time.perf_counter_ns()`'s clock.
 
+    aligned_at: the offset in a body that should begin at an aligned address, where it is large
+    enough to get a buffer of its own; set it when the head has come.
     closes: the connection ends with this answer; set it before answering.
     """
 
@@ -38,6 +40,7 @@ class Exchange:
         "_is_chunked",
         "_is_framed",
         "_task",
+        "aligned_at",
         "body",
         "closes",
         "connection",
@@ -65,6 +68,7 @@ class Exchange:
         self.fields = head.fields  # as they came, in order
         self.started_ns = time.perf_counter_ns()
         self.body: Buffer = b""
+        self.aligned_at = 0
         self.closes = False
         self.is_unread = True  # some of the body is still to come
         self.has_started = False  # the answer

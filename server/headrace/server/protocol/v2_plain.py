@@ -20,6 +20,7 @@ from headrace.server.protocol.limits import ParseLimits
 from headrace.server.request import Request, Response
 from headrace.server.tensor import NUMPY, Buffer, Datatype, Tensor
 
+KEPT_BYTES = 8 << 20  # the parser that read a larger body is not kept, with its memory
 SMALL_BYTES = 16 << 10  # of a body; above, one pass over the numbers pays for its set-up
 PACKED = 64  # numbers that struct packs sooner than numpy is called
 LEVELS = 3  # of nesting in a plain request
@@ -68,9 +69,22 @@ def _read_large(body: bytes, model_name: str, version: str) -> Request | None:
     """simdjson writes the numbers of a flat list straight into a buffer of doubles."""
     import simdjson  # loaded where the first large body comes
 
+    parser = _parsers.pop() if _parsers else simdjson.Parser()
+    try:
+        return _read_parsed(parser, body, model_name, version)
+    finally:
+        if len(body) <= KEPT_BYTES and not _parsers:
+            _parsers.append(parser)
+
+
+_parsers: list[Any] = []  # at most one: its buffers are as large as the bodies it has read
+
+
+def _read_parsed(parser: Any, body: bytes, model_name: str, version: str) -> Request | None:
+    """All that refers to the parser is gone when this returns."""
     inputs = []
     try:
-        parsed: Any = simdjson.Parser().parse(body)
+        parsed: Any = parser.parse(body)
         entries = parsed["inputs"]
         fields = list(parsed)
         if sorted(fields) not in (["inputs"], ["id", "inputs"]):

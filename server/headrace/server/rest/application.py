@@ -5,6 +5,7 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.protocol.encoded import JSON
 from headrace.server.protocol.json_text import dumps
+from headrace.server.protocol.v2_binary import LENGTH_HEADER
 from headrace.server.rest import access_log, exchange
 from headrace.server.rest.answer import Answer
 from headrace.server.rest.call import Call
@@ -18,6 +19,7 @@ from headrace.server.rest.v1 import V1
 from headrace.server.rest.v2 import V2
 from headrace.server.settings import Settings
 
+LENGTH = LENGTH_HEADER.lower()
 FLAGS = {
     Breach.HEADER_BYTES: "max_header_bytes",
     Breach.HEADERS: "max_headers",
@@ -70,6 +72,9 @@ class Application:
         """A refusal is told once the body has come; a body that waits to be asked for need not."""
         found = self.routes.find(given.method, exchange.path_of(given.target))
         given.state = found
+        length = given.headers.get(LENGTH)
+        if length is not None and length.isdigit() and len(length) < 10:
+            given.aligned_at = int(length)  # the first tensor is then a view of the body
         if isinstance(found, Answer) and "expect" in given.headers:
             given.closes = True
             exchange.send(given, found)
