@@ -67,11 +67,10 @@ class ModelStatistics:
     memory: Usage = field(default_factory=Usage)
 
     def succeeded(self, rows: int, total_ns: int, stages: Stages) -> None:
-        """One request answered: rows inferences, alone or as part of a batch (`Stages`)."""
+        """One request answered: rows inferences in one execution of that batch size."""
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.inference_count += rows
-        executions = stages.executions
-        self.execution_count += executions
+        self.execution_count += 1
         queue_ns, input_ns = stages.queue_ns, stages.compute_input_ns
         infer_ns, output_ns = stages.compute_infer_ns, stages.compute_output_ns
         batch = self.batches.get(rows)
