@@ -65,6 +65,8 @@ class Stages:
     compute_input_ns: int = 0  # decoding and preprocess
     compute_infer_ns: int = 0  # the model itself, or explain
     compute_output_ns: int = 0  # postprocess
+    batch_rows: int = 0  # rows of the execution it was part of; 0: its own
+    executions: int = 1  # to be counted with it; the others of its batch count none
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Context:
     response_headers: dict[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
     body_bytes: int = 0
+    priority: int = 0  # 1 is the highest; 0: the model's default
     started_ns: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
     answered_ns: int = 0  # when the model's answer left the data plane
