@@ -105,13 +105,14 @@ class HeadReader:
     Raises Refusal from any method. `reset` makes it ready for the next head of any connection.
     """
 
-    __slots__ = ("_fed_bytes", "_head", "_is_reusable", "_parser", "_tail", "head")
+    __slots__ = ("_fed_bytes", "_head", "_is_reusable", "_line", "_parser", "_tail", "head")
 
     def __init__(self) -> None:
         self._head = Head()
         self._parser = httptools.HttpRequestParser(self._head)
         self._fed_bytes = 0
         self._is_reusable = False
+        self._line = b""  # the request line, with its end
         self._tail = b""
         self.head: RequestHead | None = None
 
@@ -120,6 +121,7 @@ class HeadReader:
             self._parser = httptools.HttpRequestParser(self._head)
         self._head.reset()
         self._fed_bytes = 0
+        self._line = b""
         self._tail = b""
         self.head = None
 
@@ -131,6 +133,9 @@ class HeadReader:
             end = self._end_in(data, start)
             piece = data[start:end] if end >= 0 else data[start:] if start else data
             self._fed_bytes += len(piece)
+            if not self._line.endswith(b"\n"):
+                line, end_of_line, _ = (self._line + piece).lstrip(b"\r\n").partition(b"\n")
+                self._line = line + end_of_line
             try:
                 self._parser.feed_data(piece)
             except httptools.HttpParserUpgrade:
@@ -166,6 +171,10 @@ class HeadReader:
         version = VERSIONS.get(self._parser.get_http_version())
         if version is None:
             raise malformed(f"HTTP/{self._parser.get_http_version()} is not served; send HTTP/1.1")
+        method, target = self._parser.get_method(), self._head.target
+        if self._line != b"%b %b %b\r\n" % (method, target, version.encode()):
+            # llhttp takes "RTSP/1.0" and several spaces.
+            raise malformed("Malformed HTTP request line: no method, target and HTTP version")
         headers: dict[str, str] = {}
         hosts = codings = 0
         for name, value in fields:
@@ -179,8 +188,8 @@ class HeadReader:
         options = headers.get("connection", "keep-alive")
         self._is_reusable = version == "HTTP/1.1" and options.lower() == "keep-alive"
         return RequestHead(
-            self._parser.get_method().decode("latin1"),
-            self._head.target.decode("latin1"),
+            method.decode("latin1"),
+            target.decode("latin1"),
             version,
             headers,
             fields,
