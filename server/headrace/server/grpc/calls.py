@@ -6,9 +6,8 @@ not copied. Cancellation needs nothing here: grpc.aio cancels the handler's task
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import grpc
 
@@ -21,6 +20,7 @@ from headrace.server.request import Context, Parameters
 from headrace.server.settings import Settings
 
 Rpc = Any  # grpc.aio.ServicerContext
+Answer = TypeVar("Answer")
 
 _KEPT_FROM_TRAILERS = ("grpc-", ":")
 _HOP_BY_HOP = frozenset(
@@ -74,40 +74,36 @@ class Calls:
 
         return self.unary_bytes(on_message)
 
-    def unary_bytes(self, run: Callable[[bytes, Rpc], Awaitable[bytes]]) -> Any:
+    def unary_bytes(self, run: Callable[[bytes, Rpc], Coroutine[Any, Any, bytes]]) -> Any:
         """The handler of an RPC that reads and writes serialised messages itself."""
 
         async def handle(message: bytes, rpc: Rpc) -> bytes | None:
-            async with self._opened(rpc):
-                return await run(message, rpc)
+            return await self._run(rpc, run(message, rpc))
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def streaming(self, kind: Any, run: Callable[[Any, Rpc], Awaitable[None]]) -> Any:
+    def streaming(self, kind: Any, run: Callable[[Any, Rpc], Coroutine[Any, Any, None]]) -> Any:
         """The handler of an RPC that writes its responses itself.
 
         kind: grpc.unary_stream_rpc_method_handler or grpc.stream_stream_rpc_method_handler.
         """
 
         async def handle(request: Any, rpc: Rpc) -> None:
-            async with self._opened(rpc):
-                await run(request, rpc)
+            await self._run(rpc, run(request, rpc))
 
         return kind(handle)
 
-    @asynccontextmanager
-    async def _opened(self, rpc: Rpc) -> AsyncIterator[None]:
-        """One call: what it raises becomes its status."""
+    async def _run(self, rpc: Rpc, work: Coroutine[Any, Any, Answer]) -> Answer | None:
+        """One call: what work raises becomes its status."""
         task = asyncio.current_task()
         assert task is not None
-        is_late = self.closing.is_set()
         self._open.add(task)
         self._last_opened_s = time.monotonic()
         try:
-            if is_late:
+            if self.closing.is_set():
+                work.close()
                 raise ServerNotReady(STOPPING)
-            yield
-            return
+            return await work
         except asyncio.CancelledError:
             if not self._is_over:
                 raise
@@ -119,6 +115,7 @@ class Calls:
         finally:
             self._open.discard(task)
         await rpc.abort(status.code, status.details, status.trailing_metadata)
+        return None  # abort raises
 
 
 class Ended(Exception):
@@ -135,21 +132,31 @@ def context_of(rpc: Rpc, body_bytes: int) -> Context:
     return Context(headers, body_bytes=body_bytes)
 
 
-def deadline_s(rpc: Rpc, parameters: Parameters, settings: Settings) -> float | None:
-    """When the request stops being worth running, on the monotonic clock: the first of the call's
-    own deadline, its `timeout` parameter (µs) and --request_timeout."""
-    limits = [rpc.time_remaining(), settings.request_timeout or None, timeout_s(parameters)]
-    given = [limit for limit in limits if limit is not None]
-    return time.monotonic() + min(given) if given else None
+def deadline_s(end_s: float | None, parameters: Parameters, settings: Settings) -> float | None:
+    """When the request stops being worth running, on the monotonic clock: the first of end_s, the
+    call's own deadline, its `timeout` parameter (µs) and --request_timeout."""
+    limits_s = (settings.request_timeout or None, timeout_s(parameters))
+    given = [time.monotonic() + limit_s for limit_s in limits_s if limit_s is not None]
+    if end_s is not None:
+        given.append(end_s)
+    return min(given) if given else None
+
+
+def end_of(rpc: Rpc) -> float | None:
+    """The call's own deadline, on the monotonic clock."""
+    left_s = rpc.time_remaining()
+    return None if left_s is None else time.monotonic() + left_s
+
+
+def sendable(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A model's response headers as metadata; what gRPC would refuse is left out."""
+    return [(key.lower(), str(value)) for key, value in headers.items() if _is_sendable(key, value)]
 
 
 def send_trailers(rpc: Rpc, headers: Mapping[str, str]) -> None:
-    """A model's response headers as trailing metadata; what gRPC would refuse is left out."""
+    """A model's response headers as trailing metadata."""
     if headers:
-        trailers = [
-            (key.lower(), str(value)) for key, value in headers.items() if _is_sendable(key, value)
-        ]
-        rpc.set_trailing_metadata(tuple(trailers))
+        rpc.set_trailing_metadata(tuple(sendable(headers)))
 
 
 def _is_sendable(key: str, value: object) -> bool:

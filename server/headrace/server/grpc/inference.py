@@ -11,13 +11,21 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import Calls, Rpc, context_of, deadline_s, send_trailers
+from headrace.server.grpc.calls import (
+    Calls,
+    Rpc,
+    context_of,
+    deadline_s,
+    end_of,
+    send_trailers,
+)
 from headrace.server.grpc.gate import Gate
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.protocol import metadata
 from headrace.server.repository import ServedModel
 from headrace.server.request import Context, Parameters, Request
 from headrace.server.settings import Settings
+from headrace.server.tensor import Buffer
 
 SERVICE = "inference.GRPCInferenceService"
 CLOCK_SLACK_S = 0.005  # gRPC counts a deadline on another clock than ours
@@ -34,6 +42,7 @@ class Inference:
         self._control = control
         self._calls = calls
         self._gate = Gate(settings.max_concurrency, settings.max_queue_requests)
+        self._is_bounded = bool(settings.max_concurrency or settings.request_timeout)
 
     def handlers(self) -> dict[str, Any]:
         calls = {
@@ -80,13 +89,30 @@ class Inference:
 
     async def model_infer(self, message: bytes, rpc: Rpc) -> bytes:
         context = context_of(rpc, len(message))
-        envelope = codec.open_request(message)
         try:
-            async with self.admitted(codec.request_parameters(envelope), context, rpc):
-                model, request = await self.decode(envelope, context)
-                response = await self.plane.infer_once(model, request, context)
+            return await self.infer(message, context, end_of(rpc))
         finally:
             send_trailers(rpc, context.response_headers)
+
+    async def infer(self, message: Buffer, context: Context, end_s: float | None) -> bytes:
+        """The serialised answer to a serialised request, whichever road it came by.
+
+        end_s: the call's own deadline, on the monotonic clock.
+        """
+        envelope = codec.open_request(message)
+        asked = codec.request_parameters(envelope)
+        if self._is_bounded:
+            async with self.admitted(asked, context, end_s):
+                model, request = await self.decode(envelope, context)
+                response = await self.plane.infer_once(model, request, context)
+        else:
+            context.deadline_s = deadline_s(end_s, asked, self.settings)
+            try:
+                model, request = await self.decode(envelope, context)
+                response = await self.plane.infer_once(model, request, context)
+            except QueueTimeout as err:
+                _tell_late(err, end_s)
+                raise
         answer = codec.encode_response(response, request, envelope.is_typed)
         self.plane.encoded(context)
         return answer
@@ -103,14 +129,14 @@ class Inference:
 
     @asynccontextmanager
     async def admitted(
-        self, parameters: Parameters, context: Context, rpc: Rpc
+        self, parameters: Parameters, context: Context, end_s: float | None
     ) -> AsyncIterator[None]:
         """One inference within its deadline and --max_concurrency; sets context's deadline.
 
-        Raises QueueFull, QueueTimeout, or DeadlineExceeded where the call's own deadline or
-        --request_timeout passed.
+        end_s: the call's own deadline. Raises QueueFull, QueueTimeout, or DeadlineExceeded where
+        end_s or --request_timeout passed.
         """
-        context.deadline_s = deadline_s(rpc, parameters, self.settings)
+        context.deadline_s = deadline_s(end_s, parameters, self.settings)
         limit_s = self.settings.request_timeout or None
         try:
             async with asyncio.timeout(limit_s) as limit:
@@ -120,13 +146,18 @@ class Inference:
                 async with self._gate.enter(wait_s):
                     yield
         except QueueTimeout as err:
-            left_s = rpc.time_remaining()
-            if left_s is None or left_s > CLOCK_SLACK_S:
-                raise  # not the call's own deadline: a retry is welcome
-            raise DeadlineExceeded("the call's deadline passed before its model ran") from err
+            _tell_late(err, end_s)
+            raise
         except TimeoutError as err:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(
                 f"the request took longer than {limit_s:g} s (--request_timeout)"
             ) from err
+
+
+def _tell_late(error: QueueTimeout, end_s: float | None) -> None:
+    """Raises DeadlineExceeded if the call's own deadline is what passed; of any other, a retry is
+    welcome."""
+    if end_s is not None and end_s - time.monotonic() <= CLOCK_SLACK_S:
+        raise DeadlineExceeded("the call's deadline passed before its model ran") from error

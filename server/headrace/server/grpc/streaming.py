@@ -17,7 +17,15 @@ import grpc
 
 from headrace.server.errors import ServerNotReady
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import STOPPING, Calls, Ended, Rpc, context_of, send_trailers
+from headrace.server.grpc.calls import (
+    STOPPING,
+    Calls,
+    Ended,
+    Rpc,
+    context_of,
+    end_of,
+    send_trailers,
+)
 from headrace.server.grpc.errors import to_status
 from headrace.server.grpc.inference import Inference
 from headrace.server.protocol.parameters import EMPTY_FINAL_RESPONSE
@@ -63,6 +71,9 @@ class _Stream:
 
     async def run(self, requests: AsyncIterator[bytes], closing: asyncio.Event) -> None:
         """Answer every request. Raises Ended, in a group, where a status must end the stream."""
+        await self._rpc.send_initial_metadata(
+            ()
+        )  # else a status beside a first write sends it twice
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(requests, tasks))
             closer = tasks.create_task(_cancel_when(closing, reader))
@@ -88,7 +99,7 @@ class _Stream:
             envelope = codec.open_request(message)
             request_id = envelope.id
             asked = codec.request_parameters(envelope, is_stream=True)
-            async with self._inference.admitted(asked, context, self._rpc):
+            async with self._inference.admitted(asked, context, end_of(self._rpc)):
                 model, request = await self._inference.decode(envelope, context, is_stream=True)
                 async with aclosing(self._responses(model, request, context)) as responses:
                     async for response, is_final in responses:
