@@ -210,17 +210,18 @@ class Told(Executor[Held]):
     """An executor that tells when a request joins its queue and when one leaves it."""
 
     def __init__(self, held: Held) -> None:
-        super().__init__("m", [held], mode=Mode.THREAD)
         self.joined, self.left = asyncio.Event(), asyncio.Event()
+        super().__init__("m", [held], mode=Mode.THREAD)
 
-    async def _wait(self, context: Context) -> Held:
-        waiting = asyncio.ensure_future(super()._wait(context))
-        await asyncio.sleep(0)  # it is in the queue now
-        self.joined.set()
-        try:
-            return await waiting
-        finally:
-            self.left.set()
+    @property
+    def pending_requests(self) -> int:
+        return self._pending
+
+    @pending_requests.setter
+    def pending_requests(self, number: int) -> None:
+        was, self._pending = getattr(self, "_pending", 0), number
+        if getattr(self, "running", 0) and number != was:
+            (self.joined if number > was else self.left).set()
 
 
 def rest_body(value: float) -> bytes:
@@ -327,7 +328,7 @@ def test_the_data_path_is_short() -> None:
                 "headrace.server.rest.v2",
                 "headrace.server.dataplane",
                 "headrace.server.servable",
-                "headrace.server.execution",
+                "headrace.server.batcher",
             ]
             await client.infer(Request("m", [fp32([2.0])]))
             assert looks.modules == [
@@ -335,7 +336,7 @@ def test_the_data_path_is_short() -> None:
                 "headrace.server.grpc.inference",
                 "headrace.server.dataplane",
                 "headrace.server.servable",
-                "headrace.server.execution",
+                "headrace.server.batcher",
             ]
 
     asyncio.run(main())

@@ -6,7 +6,8 @@ waits does not run. Inline is for calls known to be short: a large body still go
 a model that turns out slow goes there for good (`InlineLimits`). Process isolation is an instance
 whose `predict` talks to a child (isolation.py); the executor does not know it.
 
-The event loop is the only one that touches the counters, so nothing here locks.
+The event loop is the only one that touches the counters, so nothing here locks. Predictors have a
+`Batcher` (batcher.py) as their queue, on the instances and the counters of an executor.
 """
 
 import asyncio
@@ -75,10 +76,10 @@ class Executor(Generic[Instance]):
         self.pending_requests = 0  # waiting, not running
         self.pending_bytes = 0
         self.running = 0
-        self._free = deque(self.instances)
+        self.free = deque(self.instances)
         self._waiters: deque[asyncio.Future[Instance]] = deque()
         self._threads: ThreadPoolExecutor | None = None
-        self._closed = False
+        self.is_closed = False
 
     async def run(self, call: Callable[[Instance], Result], context: Context) -> Result:
         """call(instance) on a free instance; its result or its exception.
@@ -87,35 +88,35 @@ class Executor(Generic[Instance]):
         passes first, ModelNotReady once closed. A cancelled caller leaves the queue; what already
         runs ends unheard.
         """
-        if self._closed:
+        if self.is_closed:
             raise ModelNotReady(self.model_name, UNLOADING)
         queued_ns = time.perf_counter_ns()
-        instance = self._free.popleft() if self._free else await self._wait(context)
+        instance = self.free.popleft() if self.free else await self._wait(context)
         started_ns = time.perf_counter_ns()
         context.stages.queue_ns += started_ns - queued_ns
         try:
-            if self._closed:
+            if self.is_closed:
                 raise ModelNotReady(self.model_name, UNLOADING)
             if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
                 raise QueueTimeout
-            future = None if self._runs_inline(context) else self._start(call, instance)
+            future = None if self.runs_inline(context.body_bytes) else self._start(call, instance)
         except BaseException:
             self._release(instance)
             raise
         self.running += 1
         if future is None:
             try:
-                return _guarded(call, instance)
+                return guarded(call, instance)
             finally:
                 self._done(instance, context, started_ns)
-                self._note_inline(time.perf_counter_ns() - started_ns)
+                self.note_inline(time.perf_counter_ns() - started_ns)
         future.add_done_callback(lambda _: self._done(instance, context, started_ns))
         # shielded: a thread cannot be stopped, so its instance is free only when it returns
         return await asyncio.shield(future)
 
     def close(self) -> None:
         """Refuse what waits and let the threads end. Idempotent."""
-        self._closed = True
+        self.is_closed = True
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -167,18 +168,20 @@ class Executor(Generic[Instance]):
             if not waiter.done():
                 waiter.set_result(instance)
                 return
-        self._free.append(instance)
+        self.free.append(instance)
 
     def _done(self, instance: Instance, context: Context, started_ns: int) -> None:
         self.running -= 1
         context.stages.compute_infer_ns += time.perf_counter_ns() - started_ns
         self._release(instance)
 
-    def _runs_inline(self, context: Context) -> bool:
+    def runs_inline(self, body_bytes: int) -> bool:
+        """Whether a call for that much belongs on the event loop."""
         most = self.inline.max_body_bytes
-        return self.mode is Mode.INLINE and (not most or context.body_bytes <= most)
+        return self.mode is Mode.INLINE and (not most or body_bytes <= most)
 
-    def _note_inline(self, taken_ns: int) -> None:
+    def note_inline(self, taken_ns: int) -> None:
+        """A call held the loop so long; too many slow ones, and there are no more."""
         if not self.inline.slow_ns or taken_ns < self.inline.slow_ns:
             return
         self._strikes += 1
@@ -190,9 +193,10 @@ class Executor(Generic[Instance]):
         self, call: Callable[[Instance], Result], instance: Instance
     ) -> asyncio.Future[Result]:
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._pool(), _guarded, call, instance)
+        return loop.run_in_executor(self.threads(), guarded, call, instance)
 
-    def _pool(self) -> ThreadPoolExecutor:
+    def threads(self) -> ThreadPoolExecutor:
+        """As many threads as instances."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(
                 len(self.instances), thread_name_prefix=f"model-{self.model_name}"
@@ -205,7 +209,7 @@ def _expire(waiter: "asyncio.Future[Instance]") -> None:
         waiter.set_exception(QueueTimeout())
 
 
-def _guarded(call: Callable[[Instance], Result], instance: Instance) -> Result:
+def guarded(call: Callable[[Instance], Result], instance: Instance) -> Result:
     """call(instance), with what would end the server, or hang a future, as a plain error."""
     try:
         return call(instance)

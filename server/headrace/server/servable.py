@@ -2,16 +2,18 @@
 
 Two things can be loaded. Our predictors are plain classes over tensors: `TensorServable` here runs
 them. User code inherits KServe's `Model`: model_servable.py runs its hooks. Both keep the loop
-free: what is synchronous goes through the model's `Executor`.
+free: what is synchronous goes through the model's `Batcher` or `Executor`.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from operator import methodcaller
 from typing import Any, Protocol
 
 from headrace.server import checks
+from headrace.server.batcher import Batcher
+from headrace.server.batching import ONE_BY_ONE, BatchPolicy
 from headrace.server.errors import Unsupported
 from headrace.server.execution import Executor
+from headrace.server.latency_model import LatencyModels
 from headrace.server.memory import Usage
 from headrace.server.predictor import Predictor
 from headrace.server.protocol import v1_tensors
@@ -50,15 +52,22 @@ class Servable(Protocol):
 
 
 class TensorServable:
-    """A `Predictor` behind an `Executor`; V1 rows become tensors and back.
+    """A `Predictor` behind a `Batcher`; V1 rows become tensors and back.
 
+    policy: how requests share executions. latency: what is known of the model's batches.
     passive: loaded instances that get no requests; they are held, and closed with the others.
     """
 
     def __init__(
-        self, executor: Executor[Predictor], platform: str, passive: Sequence[Predictor] = ()
+        self,
+        executor: Executor[Predictor],
+        platform: str,
+        passive: Sequence[Predictor] = (),
+        policy: BatchPolicy = ONE_BY_ONE,
+        latency: LatencyModels | None = None,
     ) -> None:
         self._executor = executor
+        self.batcher = Batcher(executor, policy, latency)
         self._passive = tuple(passive)
         self.platform = platform
         self.memory = Usage()
@@ -92,13 +101,11 @@ class TensorServable:
         raise Unsupported("Could not find explainer_host.")
 
     async def stop(self) -> None:
-        self._executor.close()
+        self.batcher.close()
         for instance in (*self._executor.instances, *self._passive):
             close = getattr(instance, "close", None)
             if close is not None:
                 close()
 
     async def _predict(self, inputs: Sequence[Tensor], context: Context) -> Sequence[Tensor]:
-        call = methodcaller("predict", inputs)  # not a lambda: no frame of ours in between
-        outputs: Sequence[Tensor] = await self._executor.run(call, context)
-        return outputs
+        return await self.batcher.run(inputs, context)

@@ -67,27 +67,33 @@ class ModelStatistics:
     memory: Usage = field(default_factory=Usage)
 
     def succeeded(self, rows: int, total_ns: int, stages: Stages) -> None:
-        """One request answered: rows inferences in one execution of that batch size."""
+        """One request answered: rows inferences, alone or as part of a batch (`Stages`)."""
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.inference_count += rows
-        self.execution_count += 1
+        executions = stages.executions
+        self.execution_count += executions
         queue_ns, input_ns = stages.queue_ns, stages.compute_input_ns
         infer_ns, output_ns = stages.compute_infer_ns, stages.compute_output_ns
-        batch = self.batches.get(rows)
+        size = stages.batch_rows or rows
+        batch = self.batches.get(size)
         if batch is None:
-            batch = self.batches[rows] = BatchStatistics()
+            batch = self.batches[size] = BatchStatistics()
         for duration, ns in (
             (self.success, total_ns),
             (self.queue, queue_ns),
             (self.compute_input, input_ns),
             (self.compute_infer, infer_ns),
             (self.compute_output, output_ns),
-            (batch.compute_input, input_ns),
-            (batch.compute_infer, infer_ns),
-            (batch.compute_output, output_ns),
         ):  # not by calls: they cost more than they do
             duration.count += 1
             duration.ns += ns
+        batch.compute_input.count += executions
+        batch.compute_input.ns += input_ns
+        batch.compute_output.count += executions
+        batch.compute_output.ns += output_ns
+        if executions:  # all of a batch were told its whole time; it is counted once
+            batch.compute_infer.count += executions
+            batch.compute_infer.ns += infer_ns
 
     def failed(self, reason: FailureReason, total_ns: int) -> None:
         self.fail.add(total_ns)

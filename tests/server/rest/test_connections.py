@@ -52,7 +52,7 @@ def test_what_waits_for_an_instance_does_not_run_when_its_client_hangs_up() -> N
     async def run() -> tuple[int, int]:
         servable = TensorServable(Executor("m", [Doubling()], mode=Mode.INLINE), "test")
         executor = servable.executor
-        executor._free.clear()  # the only instance is busy
+        executor.free.clear()  # the only instance is busy
         async with running(ServedModel("m", servable), enable_grpc=False) as server:
             data = request("POST", "/v1/models/m:predict", b'{"instances":[[1,2]]}')
             writer = await open_and_send(server.ports.http, data)

@@ -1,0 +1,434 @@
+"""The queue and the clock before the instances of one model: batching.py decides, this acts.
+
+    run(inputs) ─▶ an idle inline instance: called at once, nothing in between
+                └▶ queue ─▶ decide ─▶ instance of the Executor ─▶ each request's own reply
+
+V1, V2 and gRPC meet here. The event loop alone touches queue and counters; what runs in a thread
+is `batch_rows.run`. A caller that goes away leaves its neighbours alone.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+
+from headrace.server import batch_rows
+from headrace.server.batch_queue import BatchQueue, Entry
+from headrace.server.batch_rows import Tensors
+from headrace.server.batching import (
+    ONE_BY_ONE,
+    BatchPolicy,
+    Company,
+    Drop,
+    Refusal,
+    Send,
+    decide,
+    dropped,
+    sent,
+    set_limits,
+)
+from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout, ServingError
+from headrace.server.execution import UNLOADING, Executor, Mode, guarded
+from headrace.server.latency_model import LatencyModels
+from headrace.server.predictor import Predictor
+from headrace.server.request import Context
+
+REMEMBERED = 64  # decisions that the debug endpoint shows
+SAMPLED = 63  # of direct calls, one in so many and one tells the latency model
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """One batch that was sent, for people. waited_s: by its oldest request."""
+
+    at_s: float
+    reason: str
+    requests: int
+    rows: int
+    waited_s: float
+    predicted_s: float
+    taken_s: float
+
+    def to_json(self, now_s: float) -> dict[str, Any]:
+        return {
+            "age_s": round(now_s - self.at_s, 3),
+            "reason": self.reason,
+            "requests": self.requests,
+            "rows": self.rows,
+            "waited_ms": round(self.waited_s * 1e3, 3),
+            "predicted_ms": round(self.predicted_s * 1e3, 3),
+            "taken_ms": round(self.taken_s * 1e3, 3),
+        }
+
+
+@dataclass(slots=True)
+class _Batch:
+    step: Send
+    entries: list[Entry]
+    instance: Predictor
+    sent_s: float
+    started_ns: int
+
+
+class Batcher:
+    """Runs requests of tensors on executor's instances, together where policy lets them."""
+
+    def __init__(
+        self,
+        executor: Executor[Predictor],
+        policy: BatchPolicy = ONE_BY_ONE,
+        models: LatencyModels | None = None,
+    ) -> None:
+        self.policy = policy
+        self.models = models or LatencyModels()
+        self.dispatched: Counter[str] = Counter()  # batches by reason
+        self.refused: Counter[str] = Counter()  # requests by reason
+        self.sizes: Counter[int] = Counter()  # batches by rows
+        self._executor = executor
+        self._company = Company()
+        self._queue = BatchQueue(policy.ageing_s)
+        self._recent: deque[Dispatch] = deque(maxlen=REMEMBERED)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = inf
+        self._direct = 0
+        self._in_turn: deque[Entry] = deque()  # preserve_ordering: as they came
+        self._answered: dict[Entry, Any] = {}  # … and what waits for its turn
+        self._splits = not policy.is_learned and policy.max_batch_size > 1
+        self._is_direct = policy.never_waits and not policy.preserve_ordering
+
+    async def run(self, inputs: Tensors, context: Context) -> Tensors:
+        """The outputs of one request.
+
+        Raises what the model raised; QueueFull, QueueTimeout, ModelNotReady as `Executor.run`.
+        """
+        executor = self._executor
+        if (
+            self._is_direct
+            and executor.mode is Mode.INLINE
+            and executor.free
+            and not self._queue.count
+            and (context.deadline_s is None or time.monotonic() < context.deadline_s)
+            and not executor.is_closed
+            and executor.runs_inline(context.body_bytes)
+            and not (self._splits and self._rows(inputs) > self.policy.max_batch_size)
+        ):
+            return self._run_directly(inputs, context)
+        shape = batch_rows.shape_of(inputs)
+        if self._splits and shape.key is not None and shape.rows > self.policy.max_batch_size:
+            return await self._run_split(inputs, shape.rows, context)
+        return await self._run_queued(inputs, shape, context)
+
+    def close(self) -> None:
+        """Refuse what waits. Idempotent."""
+        self._executor.close()
+        for entry in list(self._queue.entries()):
+            self._leave(entry)
+            self._refuse(entry, Refusal.CLOSED)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def to_json(self) -> dict[str, Any]:
+        """What it does and why, for people."""
+        now_s = time.monotonic()
+        return {
+            "policy": asdict(self.policy),
+            "waiting": {"requests": self._queue.count, "groups": len(self._queue.groups)},
+            "running": self._executor.running,
+            "company_per_wait": round(self._company.gain, 3),
+            "direct_calls": self._direct,
+            "dispatched": dict(self.dispatched),
+            "refused": dict(self.refused),
+            "batch_sizes": {str(rows): number for rows, number in sorted(self.sizes.items())},
+            "latency": [
+                {"shapes": batch_rows.describe(key), **model.to_json()}
+                for key, model in self.models.items()
+            ],
+            "useful_rows": {
+                batch_rows.describe(key): model.useful_rows(self.policy.max_batch_size)
+                for key, model in self.models.items()
+            },
+            "recent": [each.to_json(now_s) for each in self._recent],
+        }
+
+    def _run_directly(self, inputs: Tensors, context: Context) -> Tensors:
+        """No queue, no future: the model is cheaper than they are."""
+        executor = self._executor
+        started_ns = time.perf_counter_ns()
+        try:
+            return executor.free[0].predict(inputs)
+        except (StopIteration, SystemExit, KeyboardInterrupt) as err:
+            return guarded(_raise, err)
+        finally:
+            taken_ns = time.perf_counter_ns() - started_ns
+            context.stages.compute_infer_ns += taken_ns
+            executor.note_inline(taken_ns)
+            self._direct += 1
+            if not self._direct & SAMPLED:
+                shape = batch_rows.shape_of(inputs)
+                self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
+
+    def _rows(self, inputs: Tensors) -> int:
+        return inputs[0].array.shape[0] if inputs and inputs[0].array.ndim else 1
+
+    async def _run_queued(
+        self, inputs: Tensors, shape: batch_rows.Shape, context: Context
+    ) -> Tensors:
+        executor, policy, now_s = self._executor, self.policy, time.monotonic()
+        if executor.is_closed:
+            raise ModelNotReady(executor.model_name, UNLOADING)
+        deadline_s = inf if context.deadline_s is None else context.deadline_s
+        if deadline_s <= now_s:
+            self.refused[Refusal.EXPIRED] += 1
+            raise QueueTimeout
+        key = shape.key if policy.max_batch_size > 1 else None
+        entry = Entry(
+            (inputs, context),
+            shape.rows,
+            context.body_bytes,
+            now_s,
+            key,
+            policy.level(context.priority),
+            deadline_s,
+        )
+        set_limits(entry, policy, self.models.of(key))
+        if not (executor.free and policy.never_waits):
+            self._check_bounds(entry)
+        reply: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+        entry.reply = reply
+        self._queue.add(entry)
+        executor.pending_requests += 1
+        executor.pending_bytes += entry.size_bytes
+        if policy.preserve_ordering:
+            self._in_turn.append(entry)
+        self._advance()
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            if entry.group is not None:
+                self._leave(entry)
+            if policy.preserve_ordering:
+                self._answer_in_turn()
+            raise
+
+    async def _run_split(self, inputs: Tensors, rows: int, context: Context) -> Tensors:
+        """A request of more rows than a batch may have, in several; all of it, or its error."""
+        most = self.policy.max_batch_size
+        sizes = [min(most, rows - at) for at in range(0, rows, most)]
+        contexts = [
+            Context(
+                deadline_s=context.deadline_s,
+                body_bytes=context.body_bytes // len(sizes),
+                priority=context.priority,
+            )
+            for _ in sizes
+        ]
+        tasks = [
+            asyncio.ensure_future(self._run_queued(each, batch_rows.shape_of(each), inner))
+            for each, inner in zip(batch_rows.part(inputs, sizes), contexts, strict=True)
+        ]
+        try:
+            outputs = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        stages = context.stages
+        stages.queue_ns += max(inner.stages.queue_ns for inner in contexts)
+        stages.compute_infer_ns += sum(inner.stages.compute_infer_ns for inner in contexts)
+        stages.executions = sum(inner.stages.executions for inner in contexts)
+        stages.batch_rows = max(inner.stages.batch_rows for inner in contexts)
+        for each, count in zip(outputs, sizes, strict=True):
+            batch_rows.check_rows(each, count, self._executor.model_name)
+        return batch_rows.join(outputs)
+
+    def _check_bounds(self, entry: Entry) -> None:
+        """Raises QueueFull: this entry would have to wait, and may not."""
+        executor = self._executor
+        limits, name = executor.limits, executor.model_name
+        waiting, waiting_bytes = executor.pending_requests, executor.pending_bytes
+        most = self.policy.queue_of(entry.level).max_requests
+        message = ""
+        if limits.max_requests and waiting >= limits.max_requests:
+            message = f"{waiting} requests waiting (--max_queue_requests {limits.max_requests})"
+        elif limits.max_bytes and waiting_bytes + entry.size_bytes > limits.max_bytes:
+            message = f"{waiting_bytes} bytes waiting (--max_queue_bytes {limits.max_bytes})"
+        elif most and self._queue.levels.get(entry.level, 0) >= most:
+            message = f"{most} requests waiting (max_queue_size {most})"
+        if message:
+            self.refused[Refusal.FULL] += 1
+            raise QueueFull(f"Exceeds maximum queue size: model {name} has {message}")
+
+    def _advance(self) -> None:
+        """Do what is decided until it is to wait."""
+        while True:
+            now_s = time.monotonic()
+            step = decide(
+                self._queue,
+                self.policy,
+                self.models,
+                self._company,
+                len(self._executor.free),
+                now_s,
+            )
+            if isinstance(step, Send):
+                self._send(step, now_s)
+            elif isinstance(step, Drop):
+                for entry in dropped(self._queue, step, now_s):
+                    self._forget(entry)
+                    self._refuse(entry, _refusal(entry, now_s))
+            else:
+                self._wake_at(step.until_s, now_s)
+                return
+
+    def _wake_at(self, until_s: float, now_s: float) -> None:
+        if until_s == inf or (self._timer is not None and self._timer_s <= until_s):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = until_s
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, until_s - now_s), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._advance()
+
+    def _send(self, step: Send, now_s: float) -> None:
+        executor = self._executor
+        entries = sent(self._queue, step, self.policy, self._company)
+        started_ns = time.perf_counter_ns()
+        size_bytes = 0
+        for entry in entries:
+            self._forget(entry)
+            size_bytes += entry.size_bytes
+            entry.item[1].stages.queue_ns += int((now_s - entry.arrived_s) * 1e9)
+        batch = _Batch(step, entries, executor.free.popleft(), now_s, started_ns)
+        executor.running += 1
+        if executor.runs_inline(size_bytes):
+            results = self._results(batch)
+            executor.note_inline(time.perf_counter_ns() - started_ns)
+            self._finish(batch, results)
+            return
+        try:
+            executor.threads().submit(self._work, asyncio.get_running_loop(), batch)
+        except RuntimeError as err:  # no thread can be had
+            self._finish(batch, [err] * len(entries))
+
+    def _work(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+        """In a thread."""
+        results = self._results(batch)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._finish_and_advance, batch, results)
+
+    def _results(self, batch: _Batch) -> list[Tensors | BaseException]:
+        return batch_rows.run(
+            batch.instance,
+            [entry.item[0] for entry in batch.entries],
+            [entry.rows for entry in batch.entries],
+            self._executor.model_name,
+            self.policy.isolates,
+        )
+
+    def _finish_and_advance(
+        self, batch: _Batch, results: Sequence[Tensors | BaseException]
+    ) -> None:
+        self._finish(batch, results)
+        self._advance()
+
+    def _finish(self, batch: _Batch, results: Sequence[Tensors | BaseException]) -> None:
+        executor, entries = self._executor, batch.entries
+        taken_ns = time.perf_counter_ns() - batch.started_ns
+        executor.running -= 1
+        executor.free.append(batch.instance)
+        rows = sum(entry.rows for entry in entries)
+        if not any(isinstance(each, BaseException) for each in results):
+            self.models.of(entries[0].key).observe(rows, taken_ns / 1e9)
+        self._record(batch, rows, taken_ns / 1e9)
+        executions = 1  # told to the first that is still there, so that it is counted once
+        for entry, result in zip(entries, results, strict=True):
+            if not entry.reply.done():
+                stages = entry.item[1].stages
+                stages.compute_infer_ns += taken_ns
+                stages.batch_rows, stages.executions = rows, executions
+                executions = 0
+            self._answer(entry, result)
+
+    def _record(self, batch: _Batch, rows: int, taken_s: float) -> None:
+        step = batch.step
+        self.dispatched[step.reason] += 1
+        self.sizes[rows if rows <= 1 or rows > 1024 else 1 << (rows - 1).bit_length()] += 1
+        self._recent.append(
+            Dispatch(
+                batch.sent_s,
+                step.reason,
+                len(batch.entries),
+                rows,
+                batch.sent_s - min(entry.arrived_s for entry in batch.entries),
+                step.predicted_s,
+                taken_s,
+            )
+        )
+
+    def _answer(self, entry: Entry, result: Tensors | BaseException) -> None:
+        if self.policy.preserve_ordering:
+            self._answered[entry] = result
+            self._answer_in_turn()
+        else:
+            _resolve(entry, result)
+
+    def _answer_in_turn(self) -> None:
+        """Answers leave as their requests came; one that has gone holds up nobody."""
+        while self._in_turn:
+            entry = self._in_turn[0]
+            if not entry.reply.done() and entry not in self._answered:
+                return
+            self._in_turn.popleft()
+            _resolve(entry, self._answered.pop(entry, None))
+
+    def _leave(self, entry: Entry) -> None:
+        self._queue.remove(entry)
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self._executor.pending_requests -= 1
+        self._executor.pending_bytes -= entry.size_bytes
+
+    def _refuse(self, entry: Entry, refusal: Refusal) -> None:
+        self.refused[refusal] += 1
+        self._answer(entry, self._error(refusal))
+
+    def _error(self, refusal: Refusal) -> ServingError:
+        name = self._executor.model_name
+        if refusal is Refusal.CLOSED:
+            return ModelNotReady(name, UNLOADING)
+        if refusal is Refusal.UNREACHABLE:
+            target_ms = (self.policy.target_latency_s or 0.0) * 1e3
+            return QueueFull(
+                f"model {name} cannot answer within its target of {target_ms:g} ms: "
+                f"{self._executor.pending_requests} requests are waiting"
+            )
+        return QueueTimeout()
+
+
+def _refusal(entry: Entry, now_s: float) -> Refusal:
+    """entry was dropped: its own time is over, or the target's."""
+    context: Context = entry.item[1]
+    is_over = context.deadline_s is not None and context.deadline_s <= now_s
+    return Refusal.EXPIRED if is_over or entry.due_s == inf else Refusal.UNREACHABLE
+
+
+def _resolve(entry: Entry, result: Any) -> None:
+    if entry.reply.done():
+        return
+    if isinstance(result, BaseException):
+        entry.reply.set_exception(result)
+    else:
+        entry.reply.set_result(result)
+
+
+def _raise(error: BaseException) -> Tensors:
+    raise error
