@@ -170,3 +170,56 @@ def test_a_reload_that_fails_leaves_the_served_version(server: ServerProcess, fo
 def test_a_model_that_is_nowhere(server: ServerProcess) -> None:
     reply = post(server, "/v2/repository/models/absent/load")
     assert (reply.status, reply.error) == (404, "Model with name absent does not exist.")
+
+
+MIB = 1 << 20
+
+
+def heavy(path: Path, size: int) -> None:
+    """An ONNX model with size bytes of weights, all 1: y = weights[x]."""
+    path.parent.mkdir(parents=True)
+    weights = np.ones(size // 4, np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+
+
+def test_a_model_that_would_not_fit_is_refused_before_memory_runs_out(tmp_path: Path) -> None:
+    scale(2.0, tmp_path / "small" / "model.onnx")
+    limit = 1024 * MIB
+    with server_process(
+        *("--memory_limit_bytes", str(limit)), program=(HEADRACE, "serve", str(tmp_path))
+    ) as running:
+        huge = tmp_path / "huge" / "model.onnx"
+        huge.parent.mkdir()
+        with huge.open("wb") as file:
+            file.truncate(4 * limit)  # a file of holes: reading it would be enough
+        reply = post(running, "/v2/repository/models/huge/load")
+        assert reply.status == 507
+        assert reply.error.startswith(f"model huge needs about {8 * limit} bytes, and ")
+        assert f"are free of the {limit} this process may use" in reply.error
+        assert ("small", "1", "READY") in index(running)
+        assert asyncio.run(ask(running.http, "GET", "/v2/health/ready", b"")).status == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_model_longest_unused_makes_room_for_another(workers: int, tmp_path: Path) -> None:
+    """200 MiB each, of 620 for each worker: one fits beside the server, two do not."""
+    heavy(tmp_path / "first" / "model.onnx", 200 * MIB)
+    with server_process(
+        *("--memory_limit_bytes", str(workers * 620 * MIB), "--evict_models"),
+        *("--workers", str(workers)),
+        program=(HEADRACE, "serve", str(tmp_path)),
+    ) as running:
+        heavy(tmp_path / "second" / "model.onnx", 200 * MIB)
+        reply = post(running, "/v2/repository/models/second/load")
+        assert reply.status == 200, reply.body
+        states = {name: state for name, _, state in index(running)}
+        assert states == {"first": "UNAVAILABLE", "second": "READY"}
+        assert infer(running, "second", "x", "INT64", np.array([3])).tolist() == [1.0]

@@ -39,7 +39,10 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
         return 2
     if unknown:  # KServe's servers ignore them too, and runtimes rely on that
         print(f"headrace.server: ignored: {' '.join(unknown)}", file=sys.stderr)
-    return workers.run(settings, lambda each: Repository(start_up.loader(each, env)))
+    return workers.run(
+        settings,
+        lambda each: Repository(start_up.loader(each, env), headroom=start_up.headroom(each)),
+    )
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class LocalControl:
         self.repository.changes.notify()
 
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
+        for evicted in await self.repository.make_room(name, parameters):
+            await self.repository.unload(evicted)
         await self.repository.load(name, parameters)
 
     async def unload(self, name: str) -> None:

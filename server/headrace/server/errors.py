@@ -19,6 +19,7 @@ The names, constructors and messages that user code knows are KServe's (data-pla
     ├── PermissionDenied        PERMISSION_DENIED   a door the operator has not opened
     ├── UpstreamError           (status of the upstream)
     ├── ModelLoadError          INTERNAL            a load that failed, with the reason
+    │   └── NoMemory            NO_MEMORY           not tried: it would not fit
     └── InferenceError          INTERNAL            the model's mistake
 """
 
@@ -39,6 +40,7 @@ class Code(Enum):
     UNAVAILABLE = auto()
     OVERLOADED = auto()
     DEADLINE_EXCEEDED = auto()
+    NO_MEMORY = auto()
     INTERNAL = auto()
 
 
@@ -227,6 +229,12 @@ class ModelMissingError(ModelLoadError):
         self.path = path
         text = f"Missing model under path {path}"
         super().__init__(f"{text}; {known}" if known else text)
+
+
+class NoMemory(ModelLoadError):
+    """A load that was not tried, because the model would not fit; nothing has changed."""
+
+    code = Code.NO_MEMORY
 
 
 class UntrustedModel(ModelLoadError):

@@ -21,11 +21,13 @@ from typing import Any
 import msgspec
 
 from headrace.server import model_config
+from headrace.server.admission import estimate
 from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
 from headrace.server.loading import (
     MLSERVER_SETTINGS,
     Devices,
     ModelSource,
+    estimated_bytes,
     known_extensions,
     load_served,
     no_gpus,
@@ -116,6 +118,19 @@ class FolderLoader:
         models = [await _load(name, source, config, self._devices) for source, config in sources]
         self._keep(name, uploaded)
         return models
+
+    def estimated_bytes(self, name: str, parameters: Mapping[str, Any]) -> int:
+        """By the files sent, or those of the folder; 0 where the folder is wrong, as load tells."""
+        sent = [each for key, each in parameters.items() if key.startswith(FILE)]
+        if sent:
+            return estimate(sum(len(each) for each in sent), self._template.instances)
+        if name not in self._found:
+            return 0
+        try:
+            sources = sources_of(name, self._found[name], self._template)
+            return sum(estimated_bytes(source) for source, _ in sources)
+        except (ModelLoadError, OSError):
+            return 0
 
     def _scan(self) -> None:
         changed_ns, scanned_s = _changed_ns(self._root), time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from headrace.server import isolation, memory
+from headrace.server.admission import estimate
 from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
 from headrace.server.execution import (
     ALWAYS_INLINE,
@@ -29,7 +30,7 @@ from headrace.server.isolation_messages import Load
 from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
-from headrace.server.placement import Device, GpuUse, Group, Kind, Placement, place
+from headrace.server.placement import Device, GpuUse, Group, Kind, Placement, count, place
 from headrace.server.predictor import (
     LoadOptions,
     Predictor,
@@ -116,6 +117,9 @@ class SourceLoader:
     def names(self) -> Sequence[str]:
         return list(self._sources)
 
+    def estimated_bytes(self, name: str, parameters: Mapping[str, Any]) -> int:
+        return sum(estimated_bytes(each) for each in self._sources.get(name, ()))
+
     async def load(self, name: str, parameters: Mapping[str, Any]) -> Sequence[ServedModel]:
         """Raises ModelNotFound, ModelLoadError; `config` and `file:…` need a folder repository."""
         if name not in self._sources:
@@ -126,6 +130,14 @@ class SourceLoader:
                 f"{', '.join(sorted(parameters))}; serve a folder with --model_repository for that"
             )
         return [await load_served(name, source, self._devices) for source in self._sources[name]]
+
+
+def estimated_bytes(source: ModelSource) -> int:
+    """What source may need, by its files; before anybody has loaded it."""
+    path = source.path
+    files = path.rglob("*") if path.is_dir() else (path,)
+    size = sum(each.stat().st_size for each in files if each.is_file())
+    return estimate(size, count(source.wanted, 0))
 
 
 async def load_served(name: str, source: ModelSource, devices: Devices = no_gpus) -> ServedModel:

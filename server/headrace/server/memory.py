@@ -6,6 +6,8 @@ model of a framework carries the framework's own libraries. Cheap: two reads of 
 """
 
 import contextlib
+import ctypes
+import gc
 import os
 import threading
 from collections.abc import Mapping
@@ -13,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # proc(5): resets VmHWM to the current size
@@ -47,6 +51,29 @@ def pss_bytes(pid: int | None = None) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def tree_bytes() -> int:
+    """PSS of this process and all below it; what cannot be read counts nothing."""
+    children = psutil.Process().children(recursive=True)
+    return pss_bytes() + sum(pss_bytes(child.pid) for child in children)
+
+
+def container_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the container's cgroup (v2, or v1) allows; 0 where it sets no limit."""
+    total = psutil.virtual_memory().total
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            limit = int((root / name).read_text())
+            return limit if limit < total else 0
+    return 0
+
+
+def give_back() -> None:
+    """Return freed memory to the kernel, as after an unload; malloc keeps it otherwise."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another libc than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_bytes(key: str) -> int:

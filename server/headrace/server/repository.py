@@ -9,18 +9,22 @@ Everything runs on the event loop; a lock per name keeps loads of one model in o
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
+from headrace.server.admission import Held
 from headrace.server.changes import Changes
 from headrace.server.errors import (
     ModelLoadError,
     ModelNotFound,
     ModelNotReady,
     ModelVersionNotFound,
+    NoMemory,
 )
+from headrace.server.headroom import Headroom
 from headrace.server.servable import Servable
 from headrace.server.statistics import ModelStatistics
 
@@ -110,6 +114,15 @@ class Loader(Protocol):
         ...
 
 
+@runtime_checkable
+class Estimating(Protocol):
+    """A loader that can say what a model may need before anybody has loaded it."""
+
+    def estimated_bytes(self, name: str, parameters: Mapping[str, Any]) -> int:
+        """CPU memory; 0 where it cannot say."""
+        ...
+
+
 class NoLoader:
     """The loader of a server whose models are all registered by code."""
 
@@ -123,8 +136,14 @@ class NoLoader:
 class Repository:
     """Names → versions → `ServedModel`, each with a state."""
 
-    def __init__(self, loader: Loader | None = None, drain_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        loader: Loader | None = None,
+        drain_s: float = 30.0,
+        headroom: Headroom | None = None,
+    ) -> None:
         self.loader: Loader = loader or NoLoader()
+        self._headroom = headroom or Headroom()
         self.changes = Changes()
         self._drain_s = drain_s  # longest an old version may finish what it has in flight
         self._models: dict[str, dict[str, ServedModel]] = {}
@@ -221,17 +240,60 @@ class Repository:
             if is_new:
                 self._set_state(name, State.LOADING)
             try:
+                verdict = await self._headroom.verdict(name, self._estimate(name, parameters))
+                if verdict.refusal:
+                    raise NoMemory(verdict.refusal)
                 models = await self.loader.load(name, parameters or {})
             except BaseException as err:
                 if is_new:
                     self._set_state(name, State.UNAVAILABLE, _reason(err))
-                elif isinstance(err, ModelLoadError):
+                elif isinstance(err, ModelLoadError) and not isinstance(err, NoMemory):
                     raise ModelLoadError(f"{err}; what was loaded before goes on serving") from err
                 raise
         except BaseException:
             lock.release()
             raise
         return Prepared(name, tuple(models), lock)
+
+    @property
+    def is_limited(self) -> bool:
+        """There is a limit on memory, so a load may need others to be unloaded first."""
+        return bool(self._headroom.limit_bytes)
+
+    async def make_room(
+        self,
+        name: str,
+        parameters: Mapping[str, Any] | None = None,
+        last_used_ms: Mapping[str, int] | None = None,
+    ) -> list[str]:
+        """Idle models to unload, one after another, before name is loaded; [] for most loads.
+
+        last_used_ms: by model, of all workers; None: this process's. Raises NoMemory where no
+        unload would make room enough; nothing has changed then.
+        """
+        self.check_known(name)
+        held = [self._held(each, last_used_ms) for each in self._models]
+        verdict = await self._headroom.verdict(name, self._estimate(name, parameters), held)
+        if verdict.refusal:
+            raise NoMemory(verdict.refusal)
+        for each in verdict.evict:
+            log.info("model evicted", extra={"model": each, "for": name})
+        return list(verdict.evict)
+
+    def _held(self, name: str, last_used_ms: Mapping[str, int] | None) -> Held:
+        models = self._models[name].values()
+        used_ms = max(each.statistics.last_inference_ms for each in models)
+        return Held(
+            name,
+            sum(each.servable.memory.cpu_bytes for each in models),
+            used_ms if last_used_ms is None else last_used_ms.get(name, used_ms),
+            not any(each.in_flight for each in models) and name in self.loader.names(),
+        )
+
+    def _estimate(self, name: str, parameters: Mapping[str, Any] | None) -> Callable[[], int]:
+        if not isinstance(self.loader, Estimating):
+            return lambda: 0
+        return partial(self.loader.estimated_bytes, name, parameters or {})
 
     def commit(self, prepared: Prepared) -> None:
         """Serve what was prepared; what served before drains and stops."""
@@ -241,6 +303,9 @@ class Repository:
             if was and version in was:
                 model.statistics = was[version].statistics
                 model.statistics.memory = model.servable.memory
+        self._headroom.remember(
+            name, sum(each.servable.memory.needed_bytes for each in prepared.models)
+        )
         self._models[name] = fresh
         self._states.pop(name, None)
         self.changes.notify()
@@ -271,6 +336,8 @@ class Repository:
             self._set_state(name, State.UNLOADING, UNLOADED)
             try:
                 await self._drain(versions.values())
+                versions.clear()
+                await self._headroom.give_back()
             finally:
                 self._set_state(name, State.UNAVAILABLE, UNLOADED)
 

@@ -104,6 +104,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     isolation: Annotated[Isolation, doc("where models run: auto, inline, thread, process")] = (
         Isolation.AUTO
     )
+    memory_limit_bytes: Annotated[
+        int | None,
+        doc("memory all workers may use; 0: no limit; default: the container's limit, if any"),
+    ] = None
+    evict_models: Annotated[
+        bool, doc("unload idle models of --model_repository where a load needs their memory")
+    ] = False
     trust_pickle: Annotated[bool, doc("load pickles without the allow list: runs any code")] = False
     trust_code: Annotated[bool, doc("run Python code that came with a downloaded model")] = False
     allow_repository: Annotated[

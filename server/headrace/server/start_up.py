@@ -10,7 +10,9 @@ from pathlib import Path
 from headrace.server.devices import discover
 from headrace.server.execution import QueueLimits
 from headrace.server.folders import FolderLoader, scan
+from headrace.server.headroom import Headroom
 from headrace.server.loading import ModelSource, NamedPath, SourceLoader, parse_source
+from headrace.server.memory import container_limit_bytes
 from headrace.server.placement import Device, threads_each
 from headrace.server.predictor import LoadOptions
 from headrace.server.repository import Loader
@@ -39,6 +41,16 @@ def loader(settings: Settings, env: Mapping[str, str]) -> Loader:
     return SourceLoader(
         {each.name: [replace(common, path=each.path, framework=each.framework)] for each in named},
         devices,
+    )
+
+
+def headroom(settings: Settings) -> Headroom:
+    """Each worker has its share of the limit: it loads what the others load."""
+    limit = settings.memory_limit_bytes
+    if limit is None:
+        limit = container_limit_bytes()
+    return Headroom(
+        limit // settings.workers, settings.evict_models and bool(settings.model_repository)
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from headrace.server.admission import last_used_ms
 from headrace.server.control import LocalControl
 from headrace.server.errors import ServerNotReady
 from headrace.server.metrics import exposition, from_plain, merged, to_plain
@@ -77,6 +78,11 @@ class WorkerControl:
         args = {"name": name, "parameters": dict(parameters)}
         await self._exclusively()
         try:
+            repository = self._local.repository
+            if repository.is_limited:
+                used = last_used_ms(await self.statistics())
+                for evicted in await repository.make_room(name, parameters, used):
+                    await self._unload_everywhere(evicted)
             prepared = await self._gather("prepare", args)
             failed = [reply.error for reply in prepared.replies if reply.error is not None]
             if failed:
@@ -91,11 +97,14 @@ class WorkerControl:
         await self._exclusively()
         try:
             self._local.repository.check_known(name)
-            self.tell(Remember(name, None))
-            answer = await self._gather("unload", {"name": name})
-            _checked([reply for reply in answer.replies if reply.error != DIED])
+            await self._unload_everywhere(name)
         finally:
             self.tell(Release())
+
+    async def _unload_everywhere(self, name: str) -> None:
+        self.tell(Remember(name, None))
+        answer = await self._gather("unload", {"name": name})
+        _checked([reply for reply in answer.replies if reply.error != DIED])
 
     async def index(self, ready_only: bool) -> list[IndexEntry]:
         return await self._local.index(ready_only)

@@ -22,6 +22,7 @@ STATUS = {
     Code.UNAVAILABLE: 503,
     Code.OVERLOADED: 503,
     Code.DEADLINE_EXCEEDED: 504,
+    Code.NO_MEMORY: 507,
     Code.INTERNAL: 500,
 }
 
