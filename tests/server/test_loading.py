@@ -283,6 +283,20 @@ def test_the_gpus_are_looked_at_only_where_one_may_be_used(tmp_path: Path) -> No
     placed("m", ModelSource(folder(tmp_path, model__joblib="")), devices)
 
 
+@pytest.mark.parametrize(
+    ("free", "devices"),
+    [
+        pytest.param(100, ["cuda:0"], id="the weights fit"),
+        pytest.param(99, ["cpu"], id="they do not: on the CPU, and the log says why"),
+    ],
+)
+def test_a_gpu_must_hold_the_models_files(free: int, devices: list[str], tmp_path: Path) -> None:
+    source = ModelSource(folder(tmp_path, model__onnx=bytes(100)))
+    gpu = Device(0, "GPU-0", "Test", 1000, free, 0)
+    found = placed("m", source, lambda: [gpu]).placements
+    assert [each.torch_name for each in found] == devices
+
+
 def test_a_failure_of_the_models_code_keeps_class_and_text(tmp_path: Path) -> None:
     folder(tmp_path, model__py="raise KeyError('weights')\n")
     with pytest.raises(ModelLoadError) as refused:

@@ -134,10 +134,12 @@ class SourceLoader:
 
 def estimated_bytes(source: ModelSource) -> int:
     """What source may need, by its files; before anybody has loaded it."""
-    path = source.path
+    return estimate(_file_bytes(source.path), count(source.wanted, 0))
+
+
+def _file_bytes(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else (path,)
-    size = sum(each.stat().st_size for each in files if each.is_file())
-    return estimate(size, count(source.wanted, 0))
+    return sum(each.stat().st_size for each in files if each.is_file())
 
 
 async def load_served(name: str, source: ModelSource, devices: Devices = no_gpus) -> ServedModel:
@@ -263,20 +265,22 @@ def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelS
         group.kind is Kind.GPU or (group.kind is Kind.AUTO and use is GpuUse.AUTO)
         for group in source.wanted
     )
+    gpus = devices() if wants_gpu else ()
     try:
         plan = place(
             source.wanted,
-            devices() if wants_gpu else (),
+            gpus,
             use,
+            _file_bytes(source.path) if gpus else 0,  # the least a GPU must hold of it
             has_processes=source.isolation is Isolation.PROCESS,
         )
     except ModelLoadError as err:
         raise ModelLoadError(f"model {name}: {err}") from err
     for note in plan.notes:
         log.warning("not placed as asked", extra={"model": name, "why": note})
-    gpus = sorted({each.device.index for each in plan.placements if each.device.is_gpu})
-    if gpus:
-        log.info("model placed", extra={"model": name, "gpus": gpus})
+    used = sorted({each.device.index for each in plan.placements if each.device.is_gpu})
+    if used:
+        log.info("model placed", extra={"model": name, "gpus": used})
     return replace(source, placements=plan.placements)
 
 
