@@ -1,0 +1,303 @@
+"""The batcher as a specification: who shares a batch, who is refused, who leaves whom alone."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headrace.server.batcher import Batcher
+from headrace.server.batching import ONE_BY_ONE, BatchPolicy, QueuePolicy
+from headrace.server.errors import Code, ModelNotReady, QueueFull, QueueTimeout
+from headrace.server.execution import Executor, Mode, QueueLimits
+from headrace.server.request import Context
+from headrace.server.tensor import Tensor, TensorSpec
+
+
+@dataclass
+class Doubling:
+    """Doubles, once it is let go; remembers the rows of its calls and where they ran."""
+
+    inputs: Sequence[TensorSpec] = ()
+    outputs: Sequence[TensorSpec] = ()
+    started: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+    calls: list[list[float]] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+    seen: Any = None
+
+    def predict(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.seen = inputs
+        self.threads.add(threading.current_thread().name)
+        self.calls.append(inputs[0].array.ravel().tolist())
+        self.started.set()
+        assert self.go.wait(10)
+        if (inputs[0].array < 0).any():
+            raise ValueError("negative")
+        return [Tensor("y", inputs[0].array * 2)]
+
+
+class Setup:
+    def __init__(
+        self,
+        policy: BatchPolicy = ONE_BY_ONE,
+        limits: QueueLimits = QueueLimits(),
+        mode: Mode = Mode.THREAD,
+        is_held: bool = True,
+    ) -> None:
+        self.model = Doubling()
+        self.executor: Executor[Any] = Executor("m", [self.model], limits, mode)
+        self.batcher = Batcher(self.executor, policy)
+        if not is_held:
+            self.model.go.set()
+
+    def start(self, *rows: float, **given: Any) -> asyncio.Task[list[float]]:
+        return asyncio.create_task(self.ask(*rows, context=Context(**given)))
+
+    async def ask(self, *rows: float, context: Context | None = None) -> list[float]:
+        inputs = [Tensor("x", np.array(rows, np.float32)[:, None])]
+        (output,) = await self.batcher.run(inputs, context or Context())
+        found: list[float] = output.array.ravel().tolist()
+        return found
+
+    async def is_running(self) -> None:
+        assert await asyncio.to_thread(self.model.started.wait, 10)
+
+    async def waiting(self, count: int) -> None:
+        for _ in range(50):
+            if self.executor.pending_requests == count:
+                return
+            await asyncio.sleep(0)
+        raise AssertionError(f"{self.executor.pending_requests} wait, not {count}")
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+def test_the_first_runs_at_once_and_what_comes_meanwhile_shares_the_next_batch() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8))
+        first = setup.start(1)
+        await setup.is_running()
+        others = [setup.start(2, 3), setup.start(4)]
+        await setup.waiting(2)
+        setup.model.go.set()
+        assert await asyncio.gather(first, *others) == [[2], [4, 6], [8]]
+        assert setup.model.calls == [[1], [2, 3, 4]]
+        counted = setup.executor
+        assert (counted.running, counted.pending_requests, counted.pending_bytes) == (0, 0, 0)
+        assert setup.batcher.dispatched == {"idle_instance": 2}
+
+    run(main())
+
+
+def test_an_idle_inline_instance_is_called_directly_with_the_very_tensors() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8), mode=Mode.INLINE, is_held=False)
+        inputs = [Tensor("x", np.ones((2, 1), np.float32))]
+        step = setup.batcher.run(inputs, Context(deadline_s=time.monotonic() + 60))
+        with pytest.raises(StopIteration):
+            step.send(None)  # it never waits: no loop, no task, no timer was needed
+        assert setup.model.seen is inputs
+        assert setup.model.threads == {threading.current_thread().name}
+
+    run(main())
+
+
+def test_a_caller_that_goes_leaves_its_neighbours_alone() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8))
+        first = setup.start(1)
+        await setup.is_running()
+        gone, stays = setup.start(2, body_bytes=70), setup.start(3, body_bytes=30)
+        await setup.waiting(2)
+        gone.cancel()
+        await setup.waiting(1)
+        assert setup.executor.pending_bytes == 30
+        first.cancel()  # runs already: it ends unheard
+        setup.model.go.set()
+        assert await stays == [6]
+        assert setup.model.calls == [[1], [3]]
+
+    run(main())
+
+
+def test_one_that_goes_while_its_batch_runs_leaves_the_others_their_answers() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8, max_delay_s=5.0))
+        tasks = [setup.start(float(n)) for n in range(8)]  # full: sent at once
+        await setup.is_running()
+        tasks[0].cancel()
+        setup.model.go.set()
+        assert await asyncio.gather(*tasks[1:]) == [[2.0 * n] for n in range(1, 8)]
+
+    run(main())
+
+
+def test_only_the_culprit_of_a_batch_fails() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, max_delay_s=5.0), is_held=False)
+        good, bad = await asyncio.gather(setup.ask(1), setup.ask(-1), return_exceptions=True)
+        assert good == [2]
+        assert str(bad) == "negative"
+
+    run(main())
+
+
+def test_a_larger_request_than_a_batch_may_be_is_split_and_put_together() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2), is_held=False)
+        context = Context()
+        assert await setup.ask(1, 2, 3, 4, 5, context=context) == [2, 4, 6, 8, 10]
+        assert setup.model.calls == [[1, 2], [3, 4], [5]]
+        assert (context.stages.executions, context.stages.batch_rows) == (3, 2)
+
+    run(main())
+
+
+def test_a_learned_size_splits_nothing() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, is_learned=True), is_held=False)
+        assert await setup.ask(1, 2, 3) == [2, 4, 6]
+        assert setup.model.calls == [[1, 2, 3]]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "policy", "message"),
+    [
+        (
+            QueueLimits(max_requests=1),
+            ONE_BY_ONE,
+            "model m has 1 requests waiting (--max_queue_requests 1)",
+        ),
+        (
+            QueueLimits(max_bytes=100),
+            ONE_BY_ONE,
+            "model m has 60 bytes waiting (--max_queue_bytes 100)",
+        ),
+        (
+            QueueLimits(),
+            BatchPolicy(8, queue=QueuePolicy(max_requests=1)),
+            "model m has 1 requests waiting (max_queue_size 1)",
+        ),
+    ],
+    ids=["requests", "bytes", "the model's own"],
+)
+def test_the_queue_is_bounded(limits: QueueLimits, policy: BatchPolicy, message: str) -> None:
+    async def main() -> None:
+        setup = Setup(policy, limits)
+        tasks = [setup.start(1, body_bytes=1000)]
+        await setup.is_running()
+        tasks.append(setup.start(2, body_bytes=60))
+        await setup.waiting(1)
+        with pytest.raises(QueueFull) as caught:
+            await setup.ask(3, context=Context(body_bytes=41))
+        assert str(caught.value) == f"Exceeds maximum queue size: {message}"
+        assert setup.batcher.refused == {"queue_full": 1}
+        setup.model.go.set()
+        await asyncio.gather(*tasks)
+
+    run(main())
+
+
+def test_a_deadline_passes_by_a_timer_and_the_model_never_sees_the_request() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8))
+        first = setup.start(1)
+        await setup.is_running()
+        with pytest.raises(QueueTimeout, match=r"^Request timeout expired$"):
+            await setup.ask(2, context=Context(deadline_s=time.monotonic() + 0.02))
+        with pytest.raises(QueueTimeout):
+            await setup.ask(3, context=Context(deadline_s=time.monotonic() - 1))
+        setup.model.go.set()
+        await first
+        assert setup.model.calls == [[1]]
+        assert setup.batcher.refused == {"expired": 2}
+
+    run(main())
+
+
+def test_what_cannot_meet_the_target_is_refused_with_when_to_come_back() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(1, target_latency_s=0.05))
+        first = setup.start(1)
+        await setup.is_running()
+        with pytest.raises(QueueFull) as caught:
+            await setup.ask(2)
+        assert "cannot answer within its target of 50 ms" in str(caught.value)
+        assert (caught.value.code, caught.value.retry_after_s) == (Code.OVERLOADED, 1.0)
+        setup.model.go.set()
+        await first
+        assert setup.batcher.refused == {"unreachable": 1}
+
+    run(main())
+
+
+def test_closing_refuses_what_waits_lets_end_what_runs_and_takes_nothing_new() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8))
+        first = setup.start(1)
+        await setup.is_running()
+        waits = setup.start(2)
+        await setup.waiting(1)
+        setup.batcher.close()
+        setup.batcher.close()
+        for refused in (waits, setup.start(3)):
+            with pytest.raises(ModelNotReady, match="It is being unloaded"):
+                await refused
+        setup.model.go.set()
+        assert await first == [2]
+
+    run(main())
+
+
+def test_answers_leave_in_order_where_that_is_asked_for() -> None:
+    async def main() -> None:
+        one, two = Doubling(), Doubling()
+        executor: Executor[Any] = Executor("m", [one, two])
+        batcher = Batcher(executor, BatchPolicy(1, preserve_ordering=True))
+        left: list[float] = []
+
+        async def ask(value: float) -> None:
+            await batcher.run([Tensor("x", np.array([[value]]))], Context())
+            left.append(value)
+
+        first = asyncio.create_task(ask(1))
+        assert await asyncio.to_thread(one.started.wait, 10)
+        second = asyncio.create_task(ask(2))
+        assert await asyncio.to_thread(two.started.wait, 10)
+        two.go.set()
+        for _ in range(10_000):  # turns of the loop, until its thread has told it
+            await asyncio.sleep(0)
+            if executor.running == 1:
+                break
+        assert left == []
+        one.go.set()
+        await asyncio.gather(first, second)
+        assert left == [1, 2]
+
+    run(main())
+
+
+def test_statistics_count_a_batch_once_and_it_can_be_explained() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, max_delay_s=5.0), is_held=False)
+        contexts = [Context(), Context()]
+        await asyncio.gather(*(setup.ask(1, context=each) for each in contexts))
+        assert [each.stages.executions for each in contexts] == [1, 0]
+        assert [each.stages.batch_rows for each in contexts] == [2, 2]
+        assert all(each.stages.compute_infer_ns > 0 for each in contexts)
+        told = setup.batcher.to_json()
+        assert told["dispatched"] == {"full": 1}
+        (recent,) = told["recent"]
+        assert (recent["reason"], recent["rows"], recent["requests"]) == ("full", 2, 2)
+        assert told["latency"][0]["observations"] == 1
+
+    run(main())
