@@ -103,9 +103,11 @@ class DataPlane:
     async def _run(
         self, model: ServedModel, request: Request, context: Context
     ) -> Response | AsyncIterator[Response]:
-        checks.check_inputs(request, model.servable.inputs)
-        checks.check_requested_outputs(request, model.servable.outputs)
-        return await model.servable.infer(request, context)
+        servable = model.servable
+        checks.check_inputs(request, servable.inputs)
+        if request.outputs:
+            checks.check_requested_outputs(request, servable.outputs)
+        return await servable.infer(request, context)
 
     def _finished(self, model: ServedModel, request: Request, response: Response) -> Response:
         response.model_name = request.model_name

@@ -60,6 +60,7 @@ class Application:
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self.settings = settings
         self.routes = Routes(routes(plane, control, settings))
+        self.is_plain = not settings.request_timeout
         self.is_stopping = False  # what is cancelled from now on answers 503
         self._plane = plane
         self._control = control
@@ -70,7 +71,7 @@ class Application:
 
     def begin(self, given: Exchange) -> bool:
         """A refusal is told once the body has come; a body that waits to be asked for need not."""
-        found = self.routes.find(given.method, exchange.path_of(given.target))
+        found = self.routes.find(given.method, given.target)
         given.state = found
         length = given.headers.get(LENGTH)
         if length is not None and length.isdigit() and len(length) < 10:

@@ -27,6 +27,7 @@ class ExchangeOwner(Protocol):
 
     settings: Settings
     is_stopping: bool
+    is_plain: bool  # no time limit is set on requests
 
     @property
     def is_draining(self) -> bool: ...
@@ -41,7 +42,10 @@ async def run(exchange: Exchange, found: Match | Answer, owner: ExchangeOwner) -
     answer = Answer()
     try:
         if isinstance(found, Match):
-            answer = await _answered(found, call, owner.settings)
+            if found.route.is_quick and owner.is_plain and "content-encoding" not in headers:
+                answer = await _quickly(found, call)
+            else:
+                answer = await _answered(found, call, owner.settings)
         else:
             answer = replace(found, headers=dict(found.headers))  # found is every such request's
         request_id = headers.get("x-request-id", "")
@@ -79,6 +83,17 @@ def fields(answer: Answer) -> list[tuple[str, str]]:
     if answer.content_type is not None and (answer.parts or answer.stream is not None):
         found.insert(0, ("Content-Type", answer.content_type))
     return found
+
+
+async def _quickly(match: Match, call: Call) -> Answer:
+    """As `_answered`, without what most requests do not need."""
+    try:
+        answer = await match.route.handler(call)
+        if answer.stream is not None:
+            answer.stream = await _begun(answer.stream)
+        return answer
+    except Exception as err:
+        return errors.to_answer(err)
 
 
 async def _answered(match: Match, call: Call, settings: Settings) -> Answer:
@@ -168,11 +183,3 @@ async def _chained(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterat
         close = getattr(rest, "aclose", None)
         if close is not None:
             await close()
-
-
-def path_of(target: str) -> str:
-    """The path of a request target, also of one in absolute form."""
-    if not target.startswith("/"):
-        _, _, rest = target.partition("://")
-        target = "/" + rest.partition("/")[2] if rest else "/" + target
-    return target.partition("?")[0].partition("#")[0]

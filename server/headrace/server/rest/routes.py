@@ -54,8 +54,9 @@ class Routes:
             self._by_length.setdefault(len(route.segments), []).append(route)
         self.find = lru_cache(maxsize=1024)(self._find)  # bounded: paths are the client's
 
-    def _find(self, method: str, path: str) -> Match | Answer:
-        """path: as on the wire, without the query. A trailing slash is ignored."""
+    def _find(self, method: str, target: str) -> Match | Answer:
+        """target: as on the wire. Its query and a trailing slash are ignored."""
+        path = path_of(target)
         try:
             segments = [decode(segment) for segment in path.split("/")[1:]]
         except InvalidInput as err:
@@ -81,6 +82,14 @@ class Routes:
         if "GET" in allowed:
             allowed.add("HEAD")
         return error_answer(405, "Method Not Allowed", Allow=", ".join(sorted(allowed)))
+
+
+def path_of(target: str) -> str:
+    """The path of a request target, also of one in absolute form."""
+    if not target.startswith("/"):
+        _, _, rest = target.partition("://")
+        target = "/" + rest.partition("/")[2] if rest else "/" + target
+    return target.partition("?")[0].partition("#")[0]
 
 
 def decode(segment: str) -> str:
