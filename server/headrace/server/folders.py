@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.server import model_config
 from headrace.server.admission import estimate
+from headrace.server.batch_settings import BatchWishes
 from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
 from headrace.server.loading import (
     MLSERVER_SETTINGS,
@@ -60,6 +61,8 @@ class _ModelSettings(msgspec.Struct):
 
     name: str | None = None
     implementation: str | None = None
+    max_batch_size: int | None = None
+    max_batch_time: float = 0.0  # seconds
     parameters: _SettingsParameters = msgspec.field(default_factory=_SettingsParameters)
 
 
@@ -271,7 +274,12 @@ def _mlserver(folder: Path, template: ModelSource) -> tuple[ModelSource, ModelCo
     uri = settings.parameters.uri
     model = folder / uri.removeprefix("file://") if uri else folder
     version = settings.parameters.version or template.version
-    source = replace(template, path=model, framework=framework, version=version)
+    batching = template.batching
+    if settings.max_batch_size is not None:
+        batching = BatchWishes(
+            settings.max_batch_size, settings.max_batch_time, template.batching.target_s
+        )
+    source = replace(template, path=model, framework=framework, version=version, batching=batching)
     return source, ModelConfig()
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import msgspec
 
-from headrace.server import isolation, memory
+from headrace.server import batch_settings, isolation, memory
 from headrace.server.admission import estimate
+from headrace.server.batch_settings import BatchWishes
+from headrace.server.batch_trial import Trial, try_batches
 from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
 from headrace.server.execution import (
     ALWAYS_INLINE,
@@ -69,6 +71,7 @@ class ModelSource:
     limits: QueueLimits = field(default_factory=QueueLimits)
     isolation: Isolation = Isolation.AUTO
     config: Mapping[str, Any] = field(default_factory=dict)  # Triton's ModelConfig keys
+    batching: BatchWishes = field(default_factory=BatchWishes)
 
     @property
     def wanted(self) -> tuple[Group, ...]:
@@ -166,7 +169,9 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
         inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE
         executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
         platform = getattr(first, "platform", "") or find_name(source)
-        servable = TensorServable(executor, platform, loaded.passive)
+        trial = loaded.trial
+        policy = batch_settings.policy(source.batching, source.config, trial.may_batch)
+        servable = TensorServable(executor, platform, loaded.passive, policy, trial.latency)
     servable.memory = loaded.memory
     used = loaded.memory
     log.info(
@@ -190,6 +195,7 @@ class _Loaded:
     memory: Usage
     passive: Sequence[Predictor] = ()
     concurrency: int = 1
+    trial: Trial = field(default_factory=lambda: Trial("not tried"))
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -227,7 +233,8 @@ def _load_ready(name: str, source: ModelSource, devices: Devices) -> _Loaded:
     active = sum(not each.is_passive for each in source.placements)
     if not predictors:  # a user's Model: one object, however many run in it
         return _Loaded(instances, mode, used, concurrency=active)
-    return _Loaded(*_split(predictors, source.placements, mode, used))
+    found = _Loaded(*_split(predictors, source.placements, mode, used))
+    return replace(found, trial=try_batches(name, found.predictors[0]))
 
 
 def _split(
@@ -299,7 +306,8 @@ def _load_isolated(name: str, source: ModelSource, devices: Devices) -> _Loaded 
         sum(each.memory.peak_bytes for each in told),
         _taken(before, _gpus_of(source, devices)),
     )
-    return _Loaded(*_split(predictors, source.placements, Mode.THREAD, used))
+    found = _Loaded(*_split(predictors, source.placements, Mode.THREAD, used))
+    return replace(found, trial=try_batches(name, found.predictors[0]))
 
 
 def _child_load(name: str, source: ModelSource, placement: Placement) -> Load:

@@ -17,6 +17,7 @@ from headrace.server.latency_model import LatencyModels
 from headrace.server.memory import Usage
 from headrace.server.predictor import Predictor
 from headrace.server.protocol import v1_tensors
+from headrace.server.protocol.parameters import priority
 from headrace.server.request import Context, Request, Response
 from headrace.server.tensor import Tensor, TensorSpec
 
@@ -87,6 +88,8 @@ class TensorServable:
         return True
 
     async def infer(self, request: Request, context: Context) -> Response:
+        if request.parameters:
+            context.priority = priority(request.parameters)
         outputs = await self._predict(request.inputs, context)
         return Response(request.model_name, list(outputs), request.id, request.model_version)
 

@@ -111,6 +111,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     evict_models: Annotated[
         bool, doc("unload idle models of --model_repository where a load needs their memory")
     ] = False
+    max_batch_size: Annotated[
+        int | None,
+        doc("rows of a batch; 0 or 1: none; default: what pays, where it is safe"),
+    ] = None
+    max_batch_delay_ms: Annotated[
+        float, doc("milliseconds a request may wait for company; 0: only while instances are busy")
+    ] = 0.0
+    target_latency_ms: Annotated[
+        float, doc("answer within so many milliseconds, refuse what cannot be; 0: no target")
+    ] = 0.0
     trust_pickle: Annotated[bool, doc("load pickles without the allow list: runs any code")] = False
     trust_code: Annotated[bool, doc("run Python code that came with a downloaded model")] = False
     allow_repository: Annotated[

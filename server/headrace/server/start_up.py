@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from headrace.server.batch_settings import BatchWishes
 from headrace.server.devices import discover
 from headrace.server.execution import QueueLimits
 from headrace.server.folders import FolderLoader, scan
@@ -62,6 +63,15 @@ def template(settings: Settings, env: Mapping[str, str], instances: int) -> Mode
         instances=settings.instances,
         limits=queue_limits(settings),
         isolation=settings.isolation,
+        batching=batch_wishes(settings),
+    )
+
+
+def batch_wishes(settings: Settings) -> BatchWishes:
+    return BatchWishes(
+        settings.max_batch_size,
+        settings.max_batch_delay_ms / 1e3,
+        settings.target_latency_ms / 1e3,
     )
 
 
