@@ -11,7 +11,7 @@ from headrace.controller.defaulting import default
 from headrace.controller.errors import InvalidPredictor
 from headrace.local.entry_points import CannotRun
 from headrace.local.ports import Ports, PortTaken, is_free
-from headrace.local.service import LocalService, Replica, Source, local_service
+from headrace.local.service import LocalService, Replica, Source, batching, local_service
 from headrace.local.unhonoured import unhonoured
 
 HOST = "127.0.0.1"
@@ -148,10 +148,7 @@ def test_what_one_machine_cannot_do_is_said_in_a_line_each() -> None:
         "batcher": {"maxBatchSize": 8},
         "timeout": 10,
     }
-    manifest = {
-        "metadata": {"name": "m", "annotations": {"headrace.io/target-latency-ms": "20"}},
-        "spec": {"predictor": predictor},
-    }
+    manifest = {"metadata": {"name": "m"}, "spec": {"predictor": predictor}}
     assert unhonoured(inference_service(manifest).value) == [
         "predictor: minReplicas 2: one replica runs here",
         "predictor: maxReplicas 5: one replica runs here",
@@ -159,10 +156,40 @@ def test_what_one_machine_cannot_do_is_said_in_a_line_each() -> None:
         "predictor: canaryTrafficPercent 10: there is no earlier revision here, all traffic goes "
         "to this one",
         "predictor: logger: payloads are not sent anywhere from here",
-        "predictor: batcher: requests are not batched yet",
         "predictor: timeout: not enforced in front of the replica here",
-        "annotation headrace.io/target-latency-ms: batching for a latency is not done yet",
     ]
+
+
+@pytest.mark.parametrize(
+    ("batcher", "annotations", "expected"),
+    [
+        pytest.param(None, {}, {}, id="nothing said"),
+        pytest.param({}, {}, {"MAX_BATCH_SIZE": "32"}, id="KServe's default size"),
+        pytest.param(
+            {"maxBatchSize": 8, "maxLatency": 20},
+            {},
+            {"MAX_BATCH_SIZE": "8", "MAX_BATCH_DELAY_MS": "20"},
+            id="size and delay",
+        ),
+        pytest.param(
+            None,
+            {"headrace.io/target-latency-ms": "50"},
+            {"TARGET_LATENCY_MS": "50"},
+            id="the annotation",
+        ),
+    ],
+)
+def test_batching_of_a_manifest_reaches_the_server(
+    batcher: dict[str, int] | None, annotations: dict[str, str], expected: dict[str, str]
+) -> None:
+    predictor = SKLEARN if batcher is None else {**SKLEARN, "batcher": batcher}
+    manifest = {
+        "metadata": {"name": "m", "annotations": annotations},
+        "spec": {"predictor": predictor},
+    }
+    assert batching(inference_service(manifest).value) == {
+        f"HEADRACE_SERVER_{name}": value for name, value in expected.items()
+    }
 
 
 def test_ports_are_handed_out_once_and_a_taken_one_is_refused() -> None:

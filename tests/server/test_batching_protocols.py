@@ -77,5 +77,15 @@ def test_all_protocols_meet_in_one_batch() -> None:
                 each["batch_size"]: each["compute_infer"]["count"] for each in row["batch_stats"]
             }
             assert sizes == {1: 1, 5: 1}
+            told = json.loads((await ask(port, "GET", "/v2/models/m/batching")).body)
+            assert (told["name"], told["dispatched"]) == ("m", {"idle_instance": 2})
+            assert [batch["rows"] for batch in told["recent"]] == [1, 5]
+            metrics = (await ask(port, "GET", "/metrics")).body.decode()
+            for line in (
+                'headrace_batches_total{model="m",reason="idle_instance",version="1"} 2.0',
+                'headrace_batch_rows_bucket{le="1.0",model="m",version="1"} 1.0',
+                'headrace_batch_rows_sum{model="m",version="1"} 6.0',
+            ):
+                assert line in metrics
 
     asyncio.run(main())

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from headrace.controller.annotations import MODEL_MOUNT
+from headrace.controller.annotations import MODEL_MOUNT, TARGET_LATENCY_MS
 from headrace.controller.api.inference_service import Component, InferenceService
 from headrace.controller.api.pod import (
     PREDICTOR_CONTAINER,
@@ -221,8 +221,28 @@ def _replica(
         "HEADRACE_SERVER_GRPC_PORT": str(grpc_port),
         "HEADRACE_SERVER_DRAIN_DELAY": "0",  # no endpoint list has to hear of it first
     }
+    if component == "predictor":
+        env |= batching(isvc)
     name = f"{isvc.metadata.name}-{component}"
     return Replica(name, component, runnable, host, http_port, grpc_port, sources, env)
+
+
+def batching(isvc: InferenceService) -> dict[str, str]:
+    """`batcher` and our annotation as variables of our server: what its args say wins.
+
+    maxBatchSize is KServe's 32 where the block leaves it out; maxLatency is no wait then.
+    """
+    found: dict[str, str] = {}
+    block = isvc.spec.predictor.batcher
+    if block is not None:
+        rows = 32 if block.max_batch_size is None else block.max_batch_size
+        found["HEADRACE_SERVER_MAX_BATCH_SIZE"] = str(rows)
+        if block.max_latency is not None:
+            found["HEADRACE_SERVER_MAX_BATCH_DELAY_MS"] = str(block.max_latency)
+    target = isvc.metadata.annotations.get(TARGET_LATENCY_MS)
+    if target is not None:
+        found["HEADRACE_SERVER_TARGET_LATENCY_MS"] = target
+    return found
 
 
 def _with_flags(container: Container, flags: Mapping[str, str]) -> Container:

@@ -1,6 +1,5 @@
 """What a manifest asks that one process tree of this machine cannot give, a line each."""
 
-from headrace.controller.annotations import TARGET_LATENCY_MS
 from headrace.controller.api.inference_service import Component, InferenceService
 
 
@@ -9,11 +8,11 @@ def unhonoured(isvc: InferenceService) -> list[str]:
     notes: list[str] = []
     for key, component in isvc.spec.components().items():
         notes += [f"{key}: {note}" for note in _of(component)]
+        if key != "predictor" and component.batcher is not None:
+            notes.append(f"{key}: batcher: only the predictor's requests are batched")
     if isvc.spec.canary:
         names = ", ".join(each.predictor.name for each in isvc.spec.canary)
         notes.append(f"canary: {names} not run here, all traffic goes to the stable predictor")
-    if TARGET_LATENCY_MS in isvc.metadata.annotations:
-        notes.append(f"annotation {TARGET_LATENCY_MS}: batching for a latency is not done yet")
     return notes
 
 
@@ -39,7 +38,6 @@ def _of(component: Component) -> list[str]:
             "revision here, all traffic goes to this one",
         ),
         (component.logger is not None, "logger: payloads are not sent anywhere from here"),
-        (component.batcher is not None, "batcher: requests are not batched yet"),
         (
             component.container_concurrency is not None,
             "containerConcurrency: not limited in front of the replica here",

@@ -86,14 +86,15 @@ class Batcher:
         self.models = models or LatencyModels()
         self.dispatched: Counter[str] = Counter()  # batches by reason
         self.refused: Counter[str] = Counter()  # requests by reason
-        self.sizes: Counter[int] = Counter()  # batches by rows
+        self.sizes: Counter[int] = Counter()  # batches by rows, rounded up to a power of two
+        self.rows = 0  # of all batches
+        self.direct_calls = 0  # of an idle inline instance: no batches
         self._executor = executor
         self._company = Company()
         self._queue = BatchQueue(policy.ageing_s)
         self._recent: deque[Dispatch] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
-        self._direct = 0
         self._in_turn: deque[Entry] = deque()  # preserve_ordering: as they came
         self._answered: dict[Entry, Any] = {}  # … and what waits for its turn
         self._splits = not policy.is_learned and policy.max_batch_size > 1
@@ -138,7 +139,7 @@ class Batcher:
             "waiting": {"requests": self._queue.count, "groups": len(self._queue.groups)},
             "running": self._executor.running,
             "company_per_wait": round(self._company.gain, 3),
-            "direct_calls": self._direct,
+            "direct_calls": self.direct_calls,
             "dispatched": dict(self.dispatched),
             "refused": dict(self.refused),
             "batch_sizes": {str(rows): number for rows, number in sorted(self.sizes.items())},
@@ -165,8 +166,8 @@ class Batcher:
             taken_ns = time.perf_counter_ns() - started_ns
             context.stages.compute_infer_ns += taken_ns
             executor.note_inline(taken_ns)
-            self._direct += 1
-            if not self._direct & SAMPLED:
+            self.direct_calls += 1
+            if not self.direct_calls & SAMPLED:
                 shape = batch_rows.shape_of(inputs)
                 self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
 
@@ -360,6 +361,7 @@ class Batcher:
     def _record(self, batch: _Batch, rows: int, taken_s: float) -> None:
         step = batch.step
         self.dispatched[step.reason] += 1
+        self.rows += rows
         self.sizes[rows if rows <= 1 or rows > 1024 else 1 << (rows - 1).bit_length()] += 1
         self._recent.append(
             Dispatch(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.server.batch_metrics import BatchCollector
 from headrace.server.control import Control, LocalControl
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import ServingError
@@ -50,6 +51,7 @@ class Server:
         self.plane = DataPlane(repository, metrics or InferenceMetrics(), tracer)
         registry = self.plane.metrics.registry
         registry.register(ModelCollector(repository, settings.metrics_triton))
+        registry.register(BatchCollector(repository))
         self.control = LocalControl(repository, settings.ready_policy, registry)
         self.ports = Ports(0, None)
         self.use_control(self.control)

@@ -96,6 +96,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", f"{_M}/config"): Operation("V2", "A model's configuration", "ModelConfig"),
     ("GET", f"{_M}/stats"): Operation("V2", "A model's statistics", "Statistics"),
+    ("GET", f"{_M}/batching"): Operation("V2", "How a model is batched, and why", "Batching"),
     ("GET", "/v2/models/stats"): Operation("V2", "Statistics of all models", "Statistics"),
     ("POST", "/v2/repository/index"): Operation(
         "Repository", "Every model there is and its state", "Index", "IndexRequest",

@@ -97,6 +97,19 @@ SCHEMAS: dict[str, Any] = {
     "Loaded": obj({"name": STRING, "load": BOOLEAN}),
     "Unloaded": obj({"name": STRING, "unload": BOOLEAN}),
     "Duration": obj({"count": COUNT, "ns": COUNT}),
+    "Batching": obj(
+        {
+            "name": STRING,
+            "version": STRING,
+            "policy": {"type": "object"},
+            "waiting": obj({"requests": COUNT, "groups": COUNT}),
+            "running": COUNT,
+            "dispatched": {"type": "object", "additionalProperties": COUNT},
+            "refused": {"type": "object", "additionalProperties": COUNT},
+            "latency": array({"type": "object"}),
+            "recent": array(obj({"reason": STRING, "requests": COUNT, "rows": COUNT})),
+        }
+    ),
     "Statistics": obj(
         {
             "model_stats": array(

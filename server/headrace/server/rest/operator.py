@@ -4,7 +4,7 @@ from typing import Any
 
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
-from headrace.server.errors import InvalidInput
+from headrace.server.errors import InvalidInput, Unsupported
 from headrace.server.protocol import metadata
 from headrace.server.protocol.json_text import loads
 from headrace.server.protocol.limits import DEFAULT_LIMITS
@@ -13,6 +13,7 @@ from headrace.server.rest.answer import Answer, error_answer, json_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.routes import Route
 from headrace.server.rest.v2 import PREFIXES
+from headrace.server.servable import TensorServable
 
 SHARED_MEMORY = "shared memory is not supported; send tensors in the body, as JSON or binary"
 
@@ -35,6 +36,7 @@ class Operator:
         for prefix in PREFIXES:
             table.append(Route("GET", f"{prefix}/config", self.config))
             table.append(Route("GET", f"{prefix}/stats", self.statistics))
+            table.append(Route("GET", f"{prefix}/batching", self.batching))
         for kind in ("system", "cuda"):
             path = f"/v2/{kind}sharedmemory"
             table += [
@@ -54,6 +56,14 @@ class Operator:
                 model.name, servable.platform, servable.inputs, servable.outputs, model.config
             )
         )
+
+    async def batching(self, call: Call) -> Answer:
+        """Of this process: policy, what the latency model believes, and the last batches."""
+        model = self._plane.repository.find(call.model, call.version)
+        if not isinstance(model.servable, TensorServable):
+            raise Unsupported(f"model {model.name} is a custom Model: its requests run one by one")
+        told = model.servable.batcher.to_json()
+        return json_answer({"name": model.name, "version": model.version, **told})
 
     async def statistics(self, call: Call) -> Answer:
         rows = await self._control.statistics(call.names.get("model", ""), call.version)
