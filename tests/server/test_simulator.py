@@ -1,6 +1,7 @@
 """The simulator: figures that can be worked out by hand, and a measured run within its forecast."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -101,6 +102,7 @@ def test_a_measured_run_answers_all_that_the_forecast_does() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.skipif("HEADRACE_SOAK" not in os.environ, reason="its figures need a quiet machine")
 @pytest.mark.parametrize("rate", [50.0, 300.0])
 def test_the_forecast_is_within_15_per_cent_of_a_measured_run(rate: float) -> None:
     load, policy = Load(rate=rate, seconds=20.0), BatchPolicy(64)
