@@ -16,16 +16,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self.begun: list[str] = []  # targets
+        self.methods: list[str] = []  # of the same
         self.seen: list[tuple[str, str, bytes]] = []  # method, target, body
 
     def begin(self, exchange: Exchange) -> bool:
         self.begun.append(exchange.target)
+        self.methods.append(exchange.method)
         return True
 
     def finish(self, exchange: Exchange) -> None:
         body = bytes(exchange.body)
         self.seen.append((exchange.method, exchange.target, body))
-        exchange.respond(200, [("Content-Type", "text/plain")], [b"%d bytes" % len(body)])
+        status = 405 if exchange.method == "CONNECT" else 200  # 200 would open a tunnel
+        exchange.respond(status, [("Content-Type", "text/plain")], [b"%d bytes" % len(body)])
 
 
 class Wire(asyncio.Transport):

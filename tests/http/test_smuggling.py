@@ -305,3 +305,31 @@ def test_what_is_remembered_is_the_same_for_all() -> None:
         assert len(recorder.seen) == 2
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(b"HEAD /HTTP/1.1\r\nHost: t\r\n\r\n", id="what looks like HTTP/0.9"),
+        pytest.param(b"GET / HTTP/1.0\r\n\r\n", id="the last of its connection"),
+        pytest.param(get("Connection: upgrade", "Upgrade: h2c"), id="an upgrade"),
+        pytest.param(get()[:-1], id="a head without its last byte"),
+        pytest.param(b"CONNECT t:1 HTTP/1.1\r\nHost: t\r\n\r\n", id="CONNECT"),
+    ],
+)
+def test_a_connection_leaves_nothing_to_the_next(before: bytes) -> None:
+    """Parsers are kept for other connections."""
+
+    async def run() -> None:
+        server, recorder = recording(LIMITS)
+        first = Fed(server)
+        first.feed([get("X-Served: before")])  # by the parser that is then used again
+        first.feed([before])
+        first.hang_up()
+        recorder.begun.clear()
+        next_one = Fed(server)
+        next_one.feed([b"GET /next HTTP/1.0\r\nConnection: kee", b"p-alive\r\n\r", b"\n"])
+        assert recorder.begun == ["/next"]
+        next_one.hang_up()
+
+    asyncio.run(run())

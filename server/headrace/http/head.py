@@ -120,6 +120,7 @@ class HeadReader:
         if not (self._head.has_ended and self._is_reusable):
             self._parser = httptools.HttpRequestParser(self._head)
         self._head.reset()
+        self._is_reusable = False  # until a head says otherwise
         self._fed_bytes = 0
         self._line = b""
         self._tail = b""
@@ -129,6 +130,8 @@ class HeadReader:
         """Take of data from start what belongs to the head. Returns where the rest begins, or -1
         if all of it did and the head is not complete."""
         head = self._head
+        if head.is_complete:
+            return self._end_by_line_feed(data, start, limits)
         while True:
             end = self._end_in(data, start)
             piece = data[start:end] if end >= 0 else data[start:] if start else data
@@ -142,7 +145,7 @@ class HeadReader:
                 head.has_ended = False  # not upgraded: the parser is in a state of its own
             except httptools.HttpParserError as err:
                 raise malformed(_reason(err)) from None
-            if head.is_complete:
+            if head.is_complete and end >= 0:
                 self.head = self._checked(limits)
                 return end
             if limits.max_header_bytes and self._fed_bytes > limits.max_header_bytes:
@@ -151,6 +154,15 @@ class HeadReader:
                 self._tail = (self._tail + piece)[-3:]
                 return -1
             start, self._tail = end, b""  # empty lines before the request line
+
+    def _end_by_line_feed(self, data: bytes, start: int, limits: Limits) -> int:
+        """llhttp calls a head complete at the last carriage return; here the rest comes."""
+        if data[start] != ord("\n"):
+            raise malformed("the empty line behind the headers does not end")
+        self._head.has_ended = False  # the parser still waits for the line feed
+        self._fed_bytes += 1
+        self.head = self._checked(limits)
+        return start + 1
 
     def _end_in(self, data: bytes, start: int) -> int:
         """Where the head ends in data, behind its empty line; -1: not in there."""
