@@ -239,6 +239,8 @@ class Upload(Handler):
     async def data_received(self, chunk: bytes) -> None:
         self.size_bytes += len(chunk)
         self.events.add("data")
+        if self.get_query_argument("gated", ""):
+            await self.events.go.wait()
         if self.is_asynchronous:
             await asyncio.sleep(0)
 

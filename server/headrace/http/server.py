@@ -91,6 +91,8 @@ class HttpServer:
         for connection in list(self.connections):
             if connection.is_idle:
                 connection.close()
+            else:
+                connection.keeps_alive = False  # and its answer says so
 
     async def drain(self, grace_s: float) -> bool:
         """Close, and wait for what is being answered. False: grace_s was not enough."""

@@ -1,0 +1,527 @@
+"""Time, size and order on a connection: limits, back-pressure, hang-ups, drain, TLS, Unix."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.http import Exchange, HttpServer, Limits
+from headrace.http.connection import HELD_BYTES, Connection
+from headrace.http.server import RECEIVE_BYTES
+from tests.http.application import Events, application
+from tests.http.certificates import Authority
+from tests.http.fed import Recorder, recording
+from tests.http.servers import OURS, Kind, serving
+from tests.http.wire import TIMEOUT_S, ReplyReader, chunked, connected, replies, talk
+
+GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n"
+CODED = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+SHORT_S = 0.05
+LIMITS = Limits(max_body_bytes=1000, header_timeout_s=SHORT_S, body_idle_timeout_s=SHORT_S)
+PIECE = bytes(1 << 16)
+
+on_each_loop = pytest.mark.parametrize("kind", OURS)
+
+
+class Waits:
+    """A short path whose answers wait for `go`; notes what happened to them."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.go = asyncio.Event()
+
+    def begin(self, exchange: Exchange) -> bool:
+        return True
+
+    def finish(self, exchange: Exchange) -> None:
+        exchange.run(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self.events.append(f"entered {exchange.target}")
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.events.append(f"cancelled {exchange.target}")
+            raise
+        exchange.respond(200, [], [exchange.target.encode()])
+
+
+class Produces(Waits):
+    """An answer without end, in pieces, as fast as its client reads."""
+
+    async def _answer(self, exchange: Exchange) -> None:
+        exchange.start(200, [])
+        try:
+            while True:
+                await asyncio.sleep(0)
+                exchange.write(PIECE)
+                self.events.append("piece")
+                await exchange.written()
+        finally:
+            self.events.append("ended")
+
+
+class Keeps:
+    """Keeps the body it was given."""
+
+    def __init__(self) -> None:
+        self.bodies: list[Any] = []
+
+    def begin(self, exchange: Exchange) -> bool:
+        return True
+
+    def finish(self, exchange: Exchange) -> None:
+        self.bodies.append(exchange.body)
+        exchange.respond(200, [], [b"kept"])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():  # noqa: ASYNC110 - a counter of the server's, which tells nobody
+            await asyncio.sleep(0)
+
+
+def only(server: HttpServer) -> Connection:
+    [connection] = server.connections
+    return connection
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(b"", 408, id="a client that says nothing"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost:", 408, id="a head that does not end"),
+        pytest.param(GET + b"GET", 408, id="a second head that does not end"),
+        pytest.param(POST % 10 + b"abc", 408, id="a body that does not come"),
+        pytest.param(CODED + b"3\r\nab", 408, id="a chunk that does not come"),
+        pytest.param(CODED + b"3\r\nabc\r\n", 408, id="a last chunk that does not come"),
+        pytest.param(POST % 1001, 413, id="a length over the limit"),
+        pytest.param(CODED + b"3e9\r\n", 413, id="a chunk over the limit"),
+        pytest.param(CODED + chunked(*[bytes(100)] * 11), 413, id="chunks over the limit"),
+    ],
+)
+def test_a_limit_ends_the_connection(sent: bytes, status: int, kind: Kind) -> None:
+    async def run() -> None:
+        server, _ = recording(LIMITS)
+        async with serving(server) as served:
+            last = replies(await talk(served.port, sent))[-1]
+        assert (last.status, last.header("connection")) == (status, "close")
+
+    kind.run(run())
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(POST % 4_000_000, id="a length"),
+        pytest.param(CODED + b"3d0900\r\n", id="chunks"),
+    ],
+)
+def test_a_refusal_reaches_a_client_that_still_sends(head: bytes, kind: Kind) -> None:
+    """Closing with bytes unread would reset the connection, and the answer with it."""
+
+    async def run() -> None:
+        server, _ = recording(LIMITS)
+        async with serving(server) as served:
+            received = await talk(served.port, head, bytes(4_000_000))
+        assert [reply.status for reply in replies(received)] == [413]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_an_idle_connection_is_closed_in_silence(kind: Kind) -> None:
+    async def run() -> None:
+        server, _ = recording(Limits(keep_alive_s=SHORT_S))
+        async with serving(server) as served:
+            received = await talk(served.port, GET)
+        assert [reply.status for reply in replies(received)] == [200]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_limit_of_nothing_is_none(kind: Kind) -> None:
+    async def run() -> None:
+        server, _ = recording(Limits(0, 0, 0, 0, 0, 0, 0))
+        async with serving(server) as served:
+            sent = POST % 3_000_000 + bytes(3_000_000) + b"GET / HTTP/1.1\r\nHost: t\r\n"
+            many = b"".join(b"X-%d: %b\r\n" % (at, b"y" * 100) for at in range(1000))
+            received = await talk(served.port, sent + many + b"Connection: close\r\n\r\n")
+        assert [reply.status for reply in replies(received)] == [200, 200]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_an_idle_connection_holds_no_parser(kind: Kind) -> None:
+    async def run() -> None:
+        server, _ = recording(Limits())
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET[:20])
+            await until(lambda: bool(server.connections) and only(server)._reader is not None)
+            await client.send(GET[20:])
+            await client.read_replies(ReplyReader(), 1)
+            assert only(server).is_idle
+            assert only(server)._reader is None
+
+    kind.run(run())
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "size_bytes", [pytest.param(1 << 18, id="on the heap"), pytest.param(5 << 20, id="mapped")]
+)
+def test_a_body_of_known_length_has_one_buffer_of_that_size(size_bytes: int, kind: Kind) -> None:
+    async def run() -> None:
+        keeps = Keeps()
+        body = bytes(range(256)) * (size_bytes // 256)
+        async with serving(HttpServer(short_path=keeps)) as served:
+            received = await talk(served.port, POST % size_bytes + body + LAST)
+        assert [reply.body for reply in replies(received)] == [b"kept", b"kept"]
+        [kept, nothing] = keeps.bodies
+        assert isinstance(kept, bytearray | memoryview)
+        assert (len(kept), bytes(kept) == body, bytes(nothing)) == (size_bytes, True, b"")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_slow_reader_stops_the_producer(kind: Kind) -> None:
+    """It goes on when the client does."""
+
+    async def run() -> None:
+        produces = Produces()
+        server = HttpServer(short_path=produces)
+        async with serving(server) as served, connected(served.port) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(GET)
+            await until(lambda: bool(server.connections) and only(server).unread is not None)
+            count = len(produces.events)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(produces.events) <= count + 1
+            assert only(server)._write_buffer_bytes() < 4 * len(PIECE)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            while len(produces.events) < 4 * count + 4:
+                await client.read()
+            client.abort()
+            await until(lambda: produces.events[-1] == "ended")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_slow_reader_stops_tornados_handlers(kind: Kind) -> None:
+    async def run() -> None:
+        app = application()
+        events: Events = app.settings["events"]
+        server = HttpServer(app)
+        async with serving(server) as served, connected(served.port) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(b"GET /endless HTTP/1.1\r\nHost: t\r\n\r\n")
+            await until(lambda: bool(server.connections) and only(server).unread is not None)
+            count = len(events.seen)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(events.seen) <= count + 1
+            client.abort()
+            await events.until("closed")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_client_that_reads_nothing_is_cut(kind: Kind) -> None:
+    async def run() -> None:
+        produces = Produces()
+        server = HttpServer(short_path=produces, limits=Limits(write_idle_timeout_s=SHORT_S))
+        async with serving(server) as served, connected(served.port) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(GET)
+            await until(lambda: bool(produces.events) and produces.events[-1] == "ended")
+            await until(lambda: not server.connections)
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_slow_handler_stops_the_upload(kind: Kind) -> None:
+    async def run() -> None:
+        app = application()
+        events: Events = app.settings["events"]
+        server = HttpServer(app)
+        size = 30_000_000
+        head = b"POST /upload?gated=yes HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % size
+        async with serving(server) as served, connected(served.port) as client:
+            sending = asyncio.create_task(client.send(head + bytes(size)))
+            await until(lambda: bool(server.connections) and only(server)._is_paused)
+            assert len(only(server)._held) <= HELD_BYTES + RECEIVE_BYTES
+            assert events.seen.count("data") <= 1
+            assert not sending.done()
+            events.go.set()
+            reader = ReplyReader()
+            await client.read_replies(reader, 1)
+            await sending
+        assert reader.replies[0].body == b"30000000 bytes"
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_slow_uploader_is_waited_for_piece_by_piece(kind: Kind) -> None:
+    """The time between two pieces counts, not the time of all."""
+
+    async def run() -> None:
+        server, recorder = recording(Limits())
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(POST % 5)
+            for at in range(5):
+                await until(lambda at=at: bool(recorder.begun) and only(server)._body_at >= at)  # type: ignore[misc]
+                assert recorder.seen == []
+                await client.send(b"x")
+            await client.read_replies(ReplyReader(), 1)
+        assert recorder.seen == [("POST", "/", b"xxxxx")]
+
+    kind.run(run())
+
+
+@on_each_loop
+@pytest.mark.parametrize("is_abrupt", [True, False], ids=["a reset", "an end of its half"])
+def test_a_client_that_goes_cancels_its_request(is_abrupt: bool, kind: Kind) -> None:
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET)
+            await until(lambda: waits.events == ["entered /"])
+            if is_abrupt:
+                client.abort()
+            else:
+                client.end()
+            await until(lambda: waits.events == ["entered /", "cancelled /"])
+            await until(lambda: not server.connections)
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_client_that_goes_is_told_to_tornados_handler(kind: Kind) -> None:
+    async def run() -> None:
+        app = application()
+        events: Events = app.settings["events"]
+        async with serving(HttpServer(app)) as served, connected(served.port) as client:
+            await client.send(b"GET /waiting HTTP/1.1\r\nHost: t\r\n\r\n")
+            await events.until("entered")
+            client.abort()
+            await events.until("gone")
+            events.go.set()  # the handler may still answer nobody
+            await events.until("finished")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_client_that_goes_while_it_uploads_is_told_to_tornados_handler(kind: Kind) -> None:
+    async def run() -> None:
+        app = application()
+        events: Events = app.settings["events"]
+        async with serving(HttpServer(app)) as served, connected(served.port) as client:
+            await client.send(b"POST /upload HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nabc")
+            await events.until("data")
+            client.abort()
+            await events.until("gone")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_pipelined_requests_are_bounded_and_answered_in_order(kind: Kind) -> None:
+    """While reading is paused nobody can tell that the client has gone: the next write does."""
+
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        count = 2000
+        padding = b"x" * 1000
+        head = b"GET /%d HTTP/1.1\r\nHost: t\r\nX-A: %b\r\n\r\n"
+        asked = [head % (n, padding) for n in range(count)]
+        async with serving(server) as served, connected(served.port) as client:
+            sending = asyncio.create_task(client.send(b"".join(asked) + LAST))
+            await until(lambda: bool(server.connections) and only(server)._is_paused)
+            assert len(only(server)._held) <= HELD_BYTES + RECEIVE_BYTES
+            assert waits.events == ["entered /0"]
+            waits.go.set()
+            bodies = [reply.body for reply in replies(await client.read_all())]
+            await sending
+        assert bodies == [*[b"/%d" % n for n in range(count)], b"/last"]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_drain_lets_what_runs_end_and_closes_what_is_idle(kind: Kind) -> None:
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with (
+            serving(server) as served,
+            connected(served.port) as idle,
+            connected(served.port) as busy,
+        ):
+            await busy.send(GET)
+            await until(lambda: len(server.connections) == 2 and bool(waits.events))
+            drained = asyncio.create_task(server.drain(TIMEOUT_S))
+            assert await idle.read_all() == b""
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", served.port)
+            assert not drained.done()
+            waits.go.set()
+            [reply] = replies(await busy.read_all())
+            assert await drained
+        assert (reply.body, reply.header("connection")) == (b"/", "close")
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_drain_says_when_its_time_was_not_enough(kind: Kind) -> None:
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET)
+            await until(lambda: bool(waits.events))
+            assert not await server.drain(SHORT_S)
+            await server.cancel()
+            assert waits.events == ["entered /", "cancelled /"]
+            assert await client.read_all() == b""
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_end_waits_for_no_client(kind: Kind) -> None:
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET)
+            await until(lambda: bool(waits.events))
+            await server.end()
+            assert not server.connections
+            assert waits.events == ["entered /", "cancelled /"]
+
+    kind.run(run())
+
+
+@on_each_loop
+@pytest.mark.parametrize("is_bytewise", [False, True], ids=["whole", "byte by byte"])
+def test_http2_is_handed_over_with_all_that_came(is_bytewise: bool, kind: Kind) -> None:
+    async def run() -> None:
+        handed: list[bytes] = []
+
+        def take(transport: asyncio.Transport, received: bytes) -> None:
+            handed.append(received)
+            transport.write(b"taken")
+            transport.close()
+
+        preface = b"PRI * HTTP/2.0"
+        cut = [preface[at : at + 1] for at in range(len(preface))] if is_bytewise else [preface]
+        async with serving(HttpServer(http2=take)) as served:
+            assert await talk(served.port, *cut) == b"taken"
+        assert handed[0] == preface
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_tls(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        authority = Authority(tmp_path)
+        server, recorder = recording(Limits())
+        async with serving(server, authority.server_context()) as served:
+            body = bytes(3_000_000)
+            sent = POST % len(body) + body + LAST
+            received = await talk(served.port, sent, tls=authority.client_context())
+        assert [reply.status for reply in replies(received)] == [200, 200]
+        assert [target for _, target, _ in recorder.seen] == ["/", "/last"]
+
+    kind.run(run())
+
+
+class Named(Recorder):
+    """Answers with the name in its client's certificate."""
+
+    def finish(self, exchange: Exchange) -> None:
+        certificate = exchange.connection.ssl_object.getpeercert()
+        exchange.respond(200, [], [str(dict(certificate["subject"][0])["commonName"]).encode()])
+
+
+@on_each_loop
+def test_clients_with_certificates(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        authority = Authority(tmp_path)
+        server = HttpServer(short_path=Named())
+        async with serving(server, authority.server_context(asks_clients=True)) as served:
+            [reply] = replies(await talk(served.port, LAST, tls=authority.client_context("ann")))
+            assert reply.body == b"ann"
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                assert await talk(served.port, LAST, tls=authority.client_context()) == b""
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_plain_bytes_to_a_tls_port_are_closed(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        server, recorder = recording(Limits())
+        async with serving(server, Authority(tmp_path).server_context()) as served:
+            assert b"HTTP/" not in await talk(served.port, GET)
+        assert recorder.begun == []
+
+    kind.run(run())
+
+
+@contextlib.asynccontextmanager
+async def unix_server(server: HttpServer, path: Path) -> AsyncIterator[Path]:
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(path))
+    bound.listen()
+    bound.setblocking(False)
+    await server.serve([bound])
+    try:
+        yield path
+    finally:
+        await server.end()
+
+
+@on_each_loop
+def test_unix_sockets(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        server, _ = recording(Limits())
+        async with unix_server(server, tmp_path / "s") as path:
+            received = await talk(path, GET + LAST)
+        assert [reply.status for reply in replies(received)] == [200, 200]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_a_unix_socket_has_no_address_for_tornados_handlers(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        async with unix_server(HttpServer(application()), tmp_path / "s") as path:
+            data = b"GET /peer HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+            [reply] = replies(await talk(path, data))
+        assert reply.body == b"0.0.0.0 http t t"
+
+    kind.run(run())
