@@ -14,6 +14,7 @@ import pytest
 
 from headrace.server.repository import ServedModel
 from tests.server.grpc.client import Counts, Double, Mirror
+from tests.server.grpc.envoy import envoy
 from tests.serving import running, served
 
 ROOT = Path(__file__).parents[3]
@@ -45,9 +46,10 @@ async def run(environment: str, script: str, *arguments: str) -> str:
     return out.decode()
 
 
+@pytest.mark.parametrize("road", ["direct", "through Envoy and its HTTP/1.1 bridge"])
 @pytest.mark.parametrize("client", ["triton", "kserve"])
 def test_an_unchanged_client_gets_what_it_expects(
-    client: str, caplog: pytest.LogCaptureFixture
+    client: str, road: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """caplog: it puts back the log level that tritonclient changes in this process."""
     caplog.set_level(logging.INFO)
@@ -60,7 +62,13 @@ def test_an_unchanged_client_gets_what_it_expects(
         )
         async with running(*models, loader=Shelf()) as server:
             await server.repository.unload("shelved")
-            await run(client, f"grpc_{client}.py", f"127.0.0.1:{server.ports.grpc}")
+            script = f"grpc_{client}.py"
+            if road == "direct":
+                await run(client, script, f"127.0.0.1:{server.ports.grpc}")
+                return
+            assert server.ports.grpc is not None
+            with envoy(server.ports.http, server.ports.grpc) as address:
+                await run(client, script, address)
 
     asyncio.run(main())
 

@@ -7,7 +7,7 @@ from headrace.server import doors
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import InvalidInput, Unsupported
-from headrace.server.grpc.calls import Calls, Rpc
+from headrace.server.grpc.calls import UnaryCall
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.protocol import metadata
 from headrace.server.settings import Settings
@@ -22,16 +22,14 @@ SHARED_MEMORY = tuple(
 class Admin:
     """Every call goes through control, which reaches all workers."""
 
-    def __init__(
-        self, plane: DataPlane, control: Control, settings: Settings, calls: Calls
-    ) -> None:
+    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self._plane = plane
         self._control = control
         self._settings = settings
-        self._calls = calls
 
-    def handlers(self) -> dict[str, Any]:
-        calls = {
+    def calls(self) -> dict[str, UnaryCall]:
+        """From the parsed request to the answer, by the RPC's name."""
+        return {
             "RepositoryIndex": self.repository_index,
             "RepositoryModelLoad": self.load,
             "RepositoryModelUnload": self.unload,
@@ -41,13 +39,12 @@ class Admin:
             "LogSettings": self.log_settings,
             **dict.fromkeys(SHARED_MEMORY, self.shared_memory),
         }
-        return {name: self._calls.unary("inference", name, call) for name, call in calls.items()}
 
-    async def repository_index(self, request: Any, rpc: Rpc) -> Any:
+    async def repository_index(self, request: Any) -> Any:
         rows = [entry.to_json() for entry in await self._control.index(request.ready)]
         return from_json("inference.RepositoryIndexResponse", {"models": rows})
 
-    async def load(self, request: Any, rpc: Rpc) -> Any:
+    async def load(self, request: Any) -> Any:
         parameters = _values(request.parameters)
         doors.check_load(self._settings, parameters)
         name = _model_name(request)
@@ -55,14 +52,14 @@ class Admin:
         reply = message_class("inference.RepositoryModelLoadResponse")
         return reply(model_name=name, isLoaded=True)
 
-    async def unload(self, request: Any, rpc: Rpc) -> Any:
+    async def unload(self, request: Any) -> Any:
         doors.check_repository(self._settings)
         name = _model_name(request)
         await self._control.unload(name)
         reply = message_class("inference.RepositoryModelUnloadResponse")
         return reply(model_name=name, isUnloaded=True)
 
-    async def model_config(self, request: Any, rpc: Rpc) -> Any:
+    async def model_config(self, request: Any) -> Any:
         model = self._plane.repository.find(request.name, request.version)
         servable = model.servable
         config = metadata.model_config(
@@ -70,11 +67,11 @@ class Admin:
         )
         return from_json("inference.ModelConfigResponse", {"config": config})
 
-    async def model_statistics(self, request: Any, rpc: Rpc) -> Any:
+    async def model_statistics(self, request: Any) -> Any:
         rows = await self._control.statistics(request.name, request.version)
         return from_json("inference.ModelStatisticsResponse", {"model_stats": rows})
 
-    async def trace_setting(self, request: Any, rpc: Rpc) -> Any:
+    async def trace_setting(self, request: Any) -> Any:
         """A setting without a value is reset, as Triton's clients mean it."""
         changes = {key: _trace_value(key, entry) for key, entry in request.settings.items()}
         found = await self._control.trace_settings(request.model_name or None, changes or None)
@@ -84,7 +81,7 @@ class Admin:
             reply.settings[key].value.extend(str(each) for each in values)
         return reply
 
-    async def log_settings(self, request: Any, rpc: Rpc) -> Any:
+    async def log_settings(self, request: Any) -> Any:
         changes = _values(request.settings)
         found = await self._control.log_settings(changes or None)
         reply = message_class("inference.LogSettingsResponse")()
@@ -98,7 +95,7 @@ class Admin:
                 entry.string_param = str(value)
         return reply
 
-    async def shared_memory(self, request: Any, rpc: Rpc) -> Any:
+    async def shared_memory(self, request: Any) -> Any:
         raise Unsupported("this server has no shared memory; send tensors in the request")
 
 

@@ -20,6 +20,7 @@ from headrace.server.request import Context, Parameters
 from headrace.server.settings import Settings
 
 Rpc = Any  # grpc.aio.ServicerContext
+UnaryCall = Callable[[Any], Awaitable[Any]]  # from a request message to its response message
 Answer = TypeVar("Answer")
 
 _KEPT_FROM_TRAILERS = ("grpc-", ":")
@@ -63,12 +64,12 @@ class Calls:
         if time.monotonic() - self._last_opened_s < RECENT_S:
             await asyncio.sleep(QUIET_S)
 
-    def unary(self, package: str, name: str, run: Callable[[Any, Rpc], Awaitable[Any]]) -> Any:
+    def unary(self, package: str, name: str, run: UnaryCall) -> Any:
         """The handler of an RPC from `<name>Request` to the message that run returns."""
         request_class = message_class(f"{package}.{name}Request")
 
         async def on_message(message: bytes, rpc: Rpc) -> bytes:
-            answer = await run(parse(request_class, message), rpc)
+            answer = await run(parse(request_class, message))
             serialised: bytes = answer.SerializeToString()
             return serialised
 

@@ -43,7 +43,7 @@ from headrace.server.tensor import (
     to_raw,
 )
 
-__all__ = ["Envelope", "open_request", "parse"]
+__all__ = ["RAW_INPUTS", "Envelope", "ModelInferRequest", "open_request", "parse"]
 
 ModelInferResponse = message_class("inference.ModelInferResponse")
 ModelStreamInferResponse = message_class("inference.ModelStreamInferResponse")

@@ -41,13 +41,13 @@ class Health:
             "Watch": self._calls.streaming(grpc.unary_stream_rpc_method_handler, self.watch),
         }
 
-    async def check(self, request: Any, rpc: Rpc) -> Any:
+    async def check(self, request: Any) -> Any:
         status = await self._status(request.service)
         if status == SERVICE_UNKNOWN:
             raise ModelNotFound(request.service)
         return _Response(status=status)
 
-    async def list(self, request: Any, rpc: Rpc) -> Any:
+    async def list(self, request: Any) -> Any:
         reply = message_class("grpc.health.v1.HealthListResponse")()
         for service in ("", INFERENCE, *self._plane.repository.names()):
             reply.statuses[service].status = await self._status(service)

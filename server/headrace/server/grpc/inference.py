@@ -12,8 +12,8 @@ from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
 from headrace.server.grpc.calls import (
-    Calls,
     Rpc,
+    UnaryCall,
     context_of,
     deadline_s,
     end_of,
@@ -35,40 +35,37 @@ class Inference:
     """The calls of every client; operator calls are admin.py's, the stream is streaming.py's."""
 
     def __init__(
-        self, plane: DataPlane, control: Control, settings: Settings, calls: Calls
+        self, plane: DataPlane, control: Control, settings: Settings, max_concurrency: int
     ) -> None:
+        """max_concurrency: inferences at once, more wait; 0: no bound."""
         self.plane = plane
         self.settings = settings
         self._control = control
-        self._calls = calls
-        self._gate = Gate(settings.max_concurrency, settings.max_queue_requests)
-        self._is_bounded = bool(settings.max_concurrency or settings.request_timeout)
+        self._gate = Gate(max_concurrency, settings.max_queue_requests)
+        self._is_bounded = bool(max_concurrency or settings.request_timeout)
 
-    def handlers(self) -> dict[str, Any]:
-        calls = {
+    def calls(self) -> dict[str, UnaryCall]:
+        """From the parsed request to the answer, by the RPC's name; all but ModelInfer."""
+        return {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
         }
-        return {
-            "ModelInfer": self._calls.unary_bytes(self.model_infer),
-            **{name: self._calls.unary("inference", name, call) for name, call in calls.items()},
-        }
 
-    async def server_live(self, request: Any, rpc: Rpc) -> Any:
+    async def server_live(self, request: Any) -> Any:
         return message_class("inference.ServerLiveResponse")(live=True)
 
-    async def server_ready(self, request: Any, rpc: Rpc) -> Any:
+    async def server_ready(self, request: Any) -> Any:
         return message_class("inference.ServerReadyResponse")(ready=await self._control.is_ready())
 
-    async def server_metadata(self, request: Any, rpc: Rpc) -> Any:
+    async def server_metadata(self, request: Any) -> Any:
         return from_json(
             "inference.ServerMetadataResponse", metadata.server_metadata(version("headrace"))
         )
 
-    async def model_ready(self, request: Any, rpc: Rpc) -> Any:
+    async def model_ready(self, request: Any) -> Any:
         """NOT_FOUND for a name nobody knows; false for one that is known and cannot answer."""
         try:
             await self.plane.ready_model(request.name, request.version)
@@ -76,7 +73,7 @@ class Inference:
             return message_class("inference.ModelReadyResponse")(ready=False)
         return message_class("inference.ModelReadyResponse")(ready=True)
 
-    async def model_metadata(self, request: Any, rpc: Rpc) -> Any:
+    async def model_metadata(self, request: Any) -> Any:
         model = self.plane.repository.find(request.name, request.version)
         described = metadata.model_metadata(
             model.name,

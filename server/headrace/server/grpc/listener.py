@@ -78,13 +78,17 @@ class GrpcListener:
         await stopping
 
     def _services(self) -> dict[str, dict[str, Any]]:
-        unary = Inference(self.plane, self.control, self.settings, self._calls)
-        admin = Admin(self.plane, self.control, self.settings, self._calls)
-        stream = StreamInfer(unary, self._calls)
+        calls = self._calls
+        unary = Inference(self.plane, self.control, self.settings, self.settings.max_concurrency)
+        parsed = {**unary.calls(), **Admin(self.plane, self.control, self.settings).calls()}
         names = [inference.SERVICE, health.SERVICE]
         names += [f"{package}.{reflection.NAME}" for package in reflection.PACKAGES]
         return {
-            inference.SERVICE: {**unary.handlers(), **admin.handlers(), **stream.handlers()},
+            inference.SERVICE: {
+                "ModelInfer": calls.unary_bytes(unary.model_infer),
+                **{name: calls.unary("inference", name, call) for name, call in parsed.items()},
+                **StreamInfer(unary, calls).handlers(),
+            },
             health.SERVICE: Health(self.plane, self.control, self._calls).handlers(),
             **{
                 f"{package}.{reflection.NAME}": Reflection(

@@ -66,10 +66,10 @@ def split_field(message: Buffer, number: int) -> tuple[Buffer, list[memoryview]]
     return (b"".join(kept), cut) if cut else (message, [])
 
 
-def join_field(head: bytes, number: int, contents: Sequence[Buffer]) -> bytes:
+def join_field(head: Buffer, number: int, contents: Sequence[Buffer]) -> bytes:
     """head, a serialised message, with one more field of number per content: one copy."""
     if not contents:
-        return head
+        return bytes(head)
     key = to_varint(tag(number))
     parts: list[Buffer] = [head]
     for content in contents:

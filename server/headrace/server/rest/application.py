@@ -11,6 +11,7 @@ from headrace.server.rest.answer import Answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.documents import Documents
 from headrace.server.rest.generate import Generate
+from headrace.server.rest.grpc_bridge import GrpcBridge
 from headrace.server.rest.health import Health
 from headrace.server.rest.operator import Operator
 from headrace.server.rest.repository import RepositoryCalls
@@ -30,7 +31,7 @@ FLAGS = {
 
 
 def routes(plane: DataPlane, control: Control, settings: Settings) -> list[Route]:
-    """Every route there is, /docs only where it is enabled."""
+    """Every route there is, /docs and gRPC's paths only where they are enabled."""
     table = [
         *Health(plane, control).routes(),
         *V1(plane, settings).routes(),
@@ -39,7 +40,10 @@ def routes(plane: DataPlane, control: Control, settings: Settings) -> list[Route
         *RepositoryCalls(control, settings).routes(),
         *Operator(plane, control).routes(),
     ]
-    return table + Documents(table, settings).routes()
+    documents = Documents(table, settings).routes()
+    # of gRPC's own paths, the OpenAPI document says nothing
+    bridge = GrpcBridge(plane, control, settings).routes() if settings.enable_grpc else []
+    return [*table, *documents, *bridge]
 
 
 def render(refusal: Refusal) -> tuple[str, bytes]:
