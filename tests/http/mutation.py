@@ -9,6 +9,7 @@ VERSIONS = [b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"http/1.
 HEADERS = [
     b"Connection: close",
     b"Connection: keep-alive",
+    b"Proxy-Connection: close",
     b"Connection: upgrade\r\nUpgrade: h2c",
     b"Expect: 100-continue",
     b"Content-Length: 3",

@@ -314,6 +314,10 @@ def test_what_is_remembered_is_the_same_for_all() -> None:
         pytest.param(b"GET / HTTP/1.0\r\n\r\n", id="the last of its connection"),
         pytest.param(get("Connection: upgrade", "Upgrade: h2c"), id="an upgrade"),
         pytest.param(get()[:-1], id="a head without its last byte"),
+        pytest.param(
+            get("Connection: close", "Connection: keep-alive"), id="close, then keep-alive"
+        ),
+        pytest.param(get("Proxy-Connection: close"), id="Proxy-Connection"),
         pytest.param(b"CONNECT t:1 HTTP/1.1\r\nHost: t\r\n\r\n", id="CONNECT"),
     ],
 )

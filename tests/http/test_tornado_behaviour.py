@@ -406,6 +406,11 @@ CONNECTIONS = [
     ),
     one("close among other options", get("/size/1", "Connection: x, close"), text(b"\0")),
     one(
+        "close and keep-alive in two headers",
+        get("/size/1", "Connection: close", "Connection: keep-alive"),
+        text(b"\0"),
+    ),
+    one(
         "an upgrade nobody offers",
         get("/size/1", "Connection: upgrade", "Upgrade: h2c"),
         text(b"\0"),
@@ -540,6 +545,9 @@ DIFFERENCES: dict[str, Difference] = {
         "the option is spelled as the RFCs spell it",
         (Said(200, echoed(version=OLD).body, (("connection", "keep-alive"),)),),
         stays=True,
+    ),
+    "close and keep-alive in two headers": Difference(
+        "as below", (text(b"\0", connection="close"),), stays=False
     ),
     "close among other options": Difference(
         "Connection is a list (RFC 9110 §7.6.1)",

@@ -191,14 +191,21 @@ class HeadReader:
         hosts = codings = 0
         for name, value in fields:
             key = _names.get(name) or _lower(name)
-            headers[key] = value.decode("latin1")
+            text = value.decode("latin1")
+            if key == "connection" and key in headers:  # one list, in several lines
+                text = f"{headers[key]}, {text}"
+            headers[key] = text
             hosts += key == "host"
             codings += key == "transfer-encoding"
         if codings > 1:
             raise malformed(f"{codings} Transfer-Encoding headers, expected one")
         check_host(hosts, headers, version)
         options = headers.get("connection", "keep-alive")
-        self._is_reusable = version == "HTTP/1.1" and options.lower() == "keep-alive"
+        self._is_reusable = (
+            version == "HTTP/1.1"
+            and options.lower() == "keep-alive"
+            and "proxy-connection" not in headers  # llhttp reads it as Connection
+        )
         return RequestHead(
             method.decode("latin1"),
             target.decode("latin1"),
