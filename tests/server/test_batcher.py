@@ -91,7 +91,7 @@ def test_the_first_runs_at_once_and_what_comes_meanwhile_shares_the_next_batch()
         assert setup.model.calls == [[1], [2, 3, 4]]
         counted = setup.executor
         assert (counted.running, counted.pending_requests, counted.pending_bytes) == (0, 0, 0)
-        assert setup.batcher.dispatched == {"idle_instance": 2}
+        assert setup.batcher.record.dispatched == {"idle_instance": 2}
 
     run(main())
 
@@ -200,7 +200,7 @@ def test_the_queue_is_bounded(limits: QueueLimits, policy: BatchPolicy, message:
         with pytest.raises(QueueFull) as caught:
             await setup.ask(3, context=Context(body_bytes=41))
         assert str(caught.value) == f"Exceeds maximum queue size: {message}"
-        assert setup.batcher.refused == {"queue_full": 1}
+        assert setup.batcher.record.refused == {"queue_full": 1}
         setup.model.go.set()
         await asyncio.gather(*tasks)
 
@@ -219,7 +219,7 @@ def test_a_deadline_passes_by_a_timer_and_the_model_never_sees_the_request() -> 
         setup.model.go.set()
         await first
         assert setup.model.calls == [[1]]
-        assert setup.batcher.refused == {"expired": 2}
+        assert setup.batcher.record.refused == {"expired": 2}
 
     run(main())
 
@@ -235,7 +235,7 @@ def test_what_cannot_meet_the_target_is_refused_with_when_to_come_back() -> None
         assert (caught.value.code, caught.value.retry_after_s) == (Code.OVERLOADED, 1.0)
         setup.model.go.set()
         await first
-        assert setup.batcher.refused == {"unreachable": 1}
+        assert setup.batcher.record.refused == {"unreachable": 1}
 
     run(main())
 

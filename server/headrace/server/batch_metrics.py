@@ -36,13 +36,13 @@ class BatchCollector:
             if not isinstance(servable, TensorServable):
                 continue
             labels = [model.name, model.version]
-            batcher = servable.batcher
-            reasons = {**batcher.dispatched, "direct": batcher.direct_calls}
+            record = servable.batcher.record
+            reasons = {**record.dispatched, "direct": record.direct_calls}
             for reason, number in sorted(reasons.items()):
                 dispatched.add_metric([*labels, reason], number)
-            for reason, number in sorted(batcher.refused.items()):
+            for reason, number in sorted(record.refused.items()):
                 refused.add_metric([*labels, reason], number)
-            sizes.add_metric(labels, *_histogram(batcher.sizes, batcher.rows))
+            sizes.add_metric(labels, *_histogram(record.sizes, record.rows))
         yield from (dispatched, refused, sizes)
 
     def describe(self) -> list[Metric]:

@@ -9,7 +9,6 @@ is `batch_rows.run`. A caller that goes away leaves its neighbours alone.
 
 import asyncio
 import time
-from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
@@ -17,6 +16,7 @@ from typing import Any
 
 from headrace.server import batch_rows
 from headrace.server.batch_queue import BatchQueue, Entry
+from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_rows import Tensors
 from headrace.server.batching import (
     ONE_BY_ONE,
@@ -34,34 +34,10 @@ from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout, Servi
 from headrace.server.execution import UNLOADING, Executor, Mode, guarded
 from headrace.server.latency_model import LatencyModels
 from headrace.server.predictor import Predictor
+from headrace.server.reply_order import ReplyOrder
 from headrace.server.request import Context
 
-REMEMBERED = 64  # decisions that the debug endpoint shows
 SAMPLED = 63  # of direct calls, one in so many and one tells the latency model
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """One batch that was sent, for people. waited_s: by its oldest request."""
-
-    at_s: float
-    reason: str
-    requests: int
-    rows: int
-    waited_s: float
-    predicted_s: float
-    taken_s: float
-
-    def to_json(self, now_s: float) -> dict[str, Any]:
-        return {
-            "age_s": round(now_s - self.at_s, 3),
-            "reason": self.reason,
-            "requests": self.requests,
-            "rows": self.rows,
-            "waited_ms": round(self.waited_s * 1e3, 3),
-            "predicted_ms": round(self.predicted_s * 1e3, 3),
-            "taken_ms": round(self.taken_s * 1e3, 3),
-        }
 
 
 @dataclass(slots=True)
@@ -84,19 +60,13 @@ class Batcher:
     ) -> None:
         self.policy = policy
         self.models = models or LatencyModels()
-        self.dispatched: Counter[str] = Counter()  # batches by reason
-        self.refused: Counter[str] = Counter()  # requests by reason
-        self.sizes: Counter[int] = Counter()  # batches by rows, rounded up to a power of two
-        self.rows = 0  # of all batches
-        self.direct_calls = 0  # of an idle inline instance: no batches
+        self.record = BatchRecord()
         self._executor = executor
         self._company = Company()
         self._queue = BatchQueue(policy.ageing_s)
-        self._recent: deque[Dispatch] = deque(maxlen=REMEMBERED)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
-        self._in_turn: deque[Entry] = deque()  # preserve_ordering: as they came
-        self._answered: dict[Entry, Any] = {}  # … and what waits for its turn
+        self._replies = ReplyOrder(policy.preserve_ordering)
         self._splits = not policy.is_learned and policy.max_batch_size > 1
         self._is_direct = policy.never_waits and not policy.preserve_ordering
 
@@ -139,10 +109,6 @@ class Batcher:
             "waiting": {"requests": self._queue.count, "groups": len(self._queue.groups)},
             "running": self._executor.running,
             "company_per_wait": round(self._company.gain, 3),
-            "direct_calls": self.direct_calls,
-            "dispatched": dict(self.dispatched),
-            "refused": dict(self.refused),
-            "batch_sizes": {str(rows): number for rows, number in sorted(self.sizes.items())},
             "latency": [
                 {"shapes": batch_rows.describe(key), **model.to_json()}
                 for key, model in self.models.items()
@@ -151,7 +117,7 @@ class Batcher:
                 batch_rows.describe(key): model.useful_rows(self.policy.max_batch_size)
                 for key, model in self.models.items()
             },
-            "recent": [each.to_json(now_s) for each in self._recent],
+            **self.record.to_json(now_s),
         }
 
     def _run_directly(self, inputs: Tensors, context: Context) -> Tensors:
@@ -166,8 +132,8 @@ class Batcher:
             taken_ns = time.perf_counter_ns() - started_ns
             context.stages.compute_infer_ns += taken_ns
             executor.note_inline(taken_ns)
-            self.direct_calls += 1
-            if not self.direct_calls & SAMPLED:
+            self.record.direct_calls += 1
+            if not self.record.direct_calls & SAMPLED:
                 shape = batch_rows.shape_of(inputs)
                 self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
 
@@ -182,7 +148,7 @@ class Batcher:
             raise ModelNotReady(executor.model_name, UNLOADING)
         deadline_s = inf if context.deadline_s is None else context.deadline_s
         if deadline_s <= now_s:
-            self.refused[Refusal.EXPIRED] += 1
+            self.record.refuse(Refusal.EXPIRED)
             raise QueueTimeout
         key = shape.key if policy.max_batch_size > 1 else None
         entry = Entry(
@@ -202,16 +168,14 @@ class Batcher:
         self._queue.add(entry)
         executor.pending_requests += 1
         executor.pending_bytes += entry.size_bytes
-        if policy.preserve_ordering:
-            self._in_turn.append(entry)
+        self._replies.enter(entry)
         self._advance()
         try:
             return await reply
         except asyncio.CancelledError:
             if entry.group is not None:
                 self._leave(entry)
-            if policy.preserve_ordering:
-                self._answer_in_turn()
+            self._replies.release()
             raise
 
     async def _run_split(self, inputs: Tensors, rows: int, context: Context) -> Tensors:
@@ -260,7 +224,7 @@ class Batcher:
         elif most and self._queue.levels.get(entry.level, 0) >= most:
             message = f"{most} requests waiting (max_queue_size {most})"
         if message:
-            self.refused[Refusal.FULL] += 1
+            self.record.refuse(Refusal.FULL)
             raise QueueFull(f"Exceeds maximum queue size: model {name} has {message}")
 
     def _advance(self) -> None:
@@ -348,7 +312,8 @@ class Batcher:
         rows = sum(entry.rows for entry in entries)
         if not any(isinstance(each, BaseException) for each in results):
             self.models.of(entries[0].key).observe(rows, taken_ns / 1e9)
-        self._record(batch, rows, taken_ns / 1e9)
+        waited_s = batch.sent_s - min(entry.arrived_s for entry in entries)
+        self.record.sent(batch.step, batch.sent_s, len(entries), rows, waited_s, taken_ns / 1e9)
         executions = 1  # told to the first that is still there, so that it is counted once
         for entry, result in zip(entries, results, strict=True):
             if not entry.reply.done():
@@ -356,40 +321,7 @@ class Batcher:
                 stages.compute_infer_ns += taken_ns
                 stages.batch_rows, stages.executions = rows, executions
                 executions = 0
-            self._answer(entry, result)
-
-    def _record(self, batch: _Batch, rows: int, taken_s: float) -> None:
-        step = batch.step
-        self.dispatched[step.reason] += 1
-        self.rows += rows
-        self.sizes[rows if rows <= 1 or rows > 1024 else 1 << (rows - 1).bit_length()] += 1
-        self._recent.append(
-            Dispatch(
-                batch.sent_s,
-                step.reason,
-                len(batch.entries),
-                rows,
-                batch.sent_s - min(entry.arrived_s for entry in batch.entries),
-                step.predicted_s,
-                taken_s,
-            )
-        )
-
-    def _answer(self, entry: Entry, result: Tensors | BaseException) -> None:
-        if self.policy.preserve_ordering:
-            self._answered[entry] = result
-            self._answer_in_turn()
-        else:
-            _resolve(entry, result)
-
-    def _answer_in_turn(self) -> None:
-        """Answers leave as their requests came; one that has gone holds up nobody."""
-        while self._in_turn:
-            entry = self._in_turn[0]
-            if not entry.reply.done() and entry not in self._answered:
-                return
-            self._in_turn.popleft()
-            _resolve(entry, self._answered.pop(entry, None))
+            self._replies.answer(entry, result)
 
     def _leave(self, entry: Entry) -> None:
         self._queue.remove(entry)
@@ -400,8 +332,8 @@ class Batcher:
         self._executor.pending_bytes -= entry.size_bytes
 
     def _refuse(self, entry: Entry, refusal: Refusal) -> None:
-        self.refused[refusal] += 1
-        self._answer(entry, self._error(refusal))
+        self.record.refuse(refusal)
+        self._replies.answer(entry, self._error(refusal))
 
     def _error(self, refusal: Refusal) -> ServingError:
         name = self._executor.model_name
@@ -421,15 +353,6 @@ def _refusal(entry: Entry, now_s: float) -> Refusal:
     context: Context = entry.item[1]
     is_over = context.deadline_s is not None and context.deadline_s <= now_s
     return Refusal.EXPIRED if is_over or entry.due_s == inf else Refusal.UNREACHABLE
-
-
-def _resolve(entry: Entry, result: Any) -> None:
-    if entry.reply.done():
-        return
-    if isinstance(result, BaseException):
-        entry.reply.set_exception(result)
-    else:
-        entry.reply.set_result(result)
 
 
 def _raise(error: BaseException) -> Tensors:
