@@ -99,6 +99,9 @@ LINE_ENDS = {
     "a bare line feed that ends the headers": b"GET / HTTP/1.1\r\nHost: t\r\n\n",
     "a bare carriage return behind the request line": b"GET / HTTP/1.1\rHost: t\r\n\r\n",
     "a bare carriage return in a value": get("X-A: b\rX-C: d"),
+    "a bare line feed before the request": b"\n" + get(),
+    "a bare carriage return before the request": b"\r" + get(),
+    "a bare line feed behind an empty line": b"\r\n\n" + get(),
     "two carriage returns": b"GET / HTTP/1.1\r\r\nHost: t\r\n\r\n",
     "a carriage return in a name": get("X\r-A: b"),
     "a folded header": get("X-A: b", " c"),
@@ -183,6 +186,7 @@ CHUNKS = {
     "Host in the trailer": coded(b"0\r\nHost: u\r\n\r\n"),
     "a space before the colon in the trailer": coded(b"0\r\nContent-Length : 3\r\n\r\n"),
     "a trailer without a colon": coded(b"0\r\nnothing\r\n\r\n"),
+    "a trailer with a comma for a name": coded(b"0\r\n,: b\r\n\r\n"),
     "a folded trailer": coded(b"0\r\nX-A: b\r\n c\r\n\r\n"),
     "NUL in the trailer": coded(b"0\r\nX-A: \0\r\n\r\n"),
     "a bare line feed in the trailer": coded(b"0\r\nX-A: b\n\r\n"),
@@ -202,6 +206,7 @@ CASES = [pytest.param(data, status, id=name) for name, data, status in REFUSED]
 
 ACCEPTED = {
     "an empty line before it": b"\r\n" + get(),
+    "two empty lines before it": b"\r\n\r\n" + get(),
     "space around a length": post("Content-Length: \t 3 \t", body=b"abc"),
     "zeros before a length": length("003"),
     "Chunked with a capital": coding("Chunked"),

@@ -5,6 +5,7 @@ import re
 from headrace.http.limits import Limits, Refusal, body_too_large, malformed, too_many_header_bytes
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 MAX_SIZE_LINE_BYTES = 4096  # extensions included, which nobody uses
 LAST = b"0\r\n\r\n"
 
@@ -84,7 +85,7 @@ class ChunkReader:
         if most and self._trailer_bytes > most:
             raise too_many_header_bytes(self._limits)
         name, colon, _ = line.partition(b":")
-        if not colon or not name or name != name.strip() or b"\0" in line or b"\r" in line:
+        if not colon or _TOKEN.fullmatch(name) is None or b"\0" in line or b"\r" in line:
             raise malformed("a trailer line without a name and a colon")
         if name.lower() in (b"content-length", b"transfer-encoding", b"host"):
             raise malformed(f"{name.decode('latin1')} in a trailer")

@@ -137,8 +137,7 @@ class HeadReader:
             piece = data[start:end] if end >= 0 else data[start:] if start else data
             self._fed_bytes += len(piece)
             if not self._line.endswith(b"\n"):
-                line, end_of_line, _ = (self._line + piece).lstrip(b"\r\n").partition(b"\n")
-                self._line = line + end_of_line
+                self._line = _first_line(self._line + piece)
             try:
                 self._parser.feed_data(piece)
             except httptools.HttpParserUpgrade:
@@ -215,6 +214,15 @@ class HeadReader:
             body_length(headers, version),
             keeps_alive(headers, version),
         )
+
+
+def _first_line(data: bytes) -> bytes:
+    """What stands behind the empty lines at the beginning of data, and its end if it is there."""
+    at = 0
+    while data.startswith(b"\r\n", at):
+        at += 2
+    end = data.find(b"\n", at)
+    return data[at : end + 1] if end >= 0 else data[at:]
 
 
 def check_host(count: int, headers: Mapping[str, str], version: str) -> None:
