@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from headrace.server.errors import QueueFull
@@ -15,6 +16,8 @@ from headrace.server.grpc import codec
 from headrace.server.grpc.messages import message_class
 from headrace.server.repository import ServedModel
 from headrace.server.request import Request
+from headrace.server.tensor import Tensor
+from tests.ports import free_ports
 from tests.server.grpc.client import (
     Blocks,
     Client,
@@ -411,6 +414,27 @@ def test_through_envoy_deadlines_and_cancellation_reach_the_queue() -> None:
         slow.may_end.set()
         await first
         assert slow.calls == 1
+
+    through_envoy(test)
+
+
+def test_envoys_own_refusals_are_statuses_too() -> None:
+    async def main() -> None:
+        (nobody,) = free_ports(1)
+        async with running(served("m", Double())) as server:
+            with envoy(nobody, nobody) as address:
+                async with connected(server, address) as client:
+                    assert (await status_of(infer(client, "m")))[0] == "UNAVAILABLE"
+
+    asyncio.run(main())
+
+
+def test_through_envoy_three_megabytes_pass_both_ways() -> None:
+    async def test(client: Client, model: Any, slow: Blocks) -> None:
+        message = codec.encode_request(Request("m", [Tensor("x", np.zeros(400_000))]))
+        assert codec.decode_response(await client.infer_call(message)).outputs[0].shape == (
+            400_000,
+        )
 
     through_envoy(test)
 
