@@ -88,6 +88,7 @@ class Server:
         """The sequence of data-plane contract §8; skip_delay ends the drain delay early."""
         stopped_s = time.monotonic()
         self.control.is_draining = True
+        self._grpc.drain()
         skip = skip_delay or asyncio.Event()
         try:
             async with asyncio.timeout(self.settings.drain_delay):
@@ -103,6 +104,8 @@ class Server:
     async def _open(self) -> None:
         grpc = await self._grpc.start() if self.settings.enable_grpc else None
         self._rest.unix_address = self._grpc.unix_address
+        if self._grpc.native is not None:
+            self._rest.use_http2(self._grpc.native.join)
         try:
             http = await self._rest.start()
         except OSError:

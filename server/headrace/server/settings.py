@@ -35,6 +35,11 @@ class Listen(StrEnum):
     NOW = "now"  # at once; 503 until they are
 
 
+class GrpcServer(StrEnum):
+    GRPCIO = "grpcio"
+    NATIVE = "native"  # our own HTTP/2
+
+
 class Isolation(StrEnum):
     AUTO = "auto"  # measured warm-up decides inline or thread
     INLINE = "inline"
@@ -60,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_threads: Annotated[int, doc("threads of the gRPC pool (accepted; unused by grpc.aio)")] = 4
     max_asyncio_workers: Annotated[int | None, doc("threads of the loop's default pool")] = None
     enable_grpc: Annotated[bool, doc("serve gRPC")] = True
+    grpc_server: Annotated[GrpcServer, doc("who serves it: grpcio, or native (our own HTTP/2)")] = (
+        GrpcServer.GRPCIO
+    )
     enable_docs_url: Annotated[bool, doc("serve /docs")] = False
     enable_latency_logging: Annotated[bool, doc("one line of stage times per request")] = False
     configure_logging: Annotated[bool, doc("set up logging; false leaves it to the program")] = True

@@ -19,9 +19,11 @@ from headrace.server.grpc.admin import Admin
 from headrace.server.grpc.calls import Calls
 from headrace.server.grpc.health import Health
 from headrace.server.grpc.inference import Inference
+from headrace.server.grpc.native import NativeServer
 from headrace.server.grpc.reflection import Reflection
 from headrace.server.grpc.streaming import StreamInfer
-from headrace.server.settings import Settings
+from headrace.server.ports import UNIX, bind, tls_context
+from headrace.server.settings import GrpcServer, Settings
 
 INT32_MAX = 2**31 - 1
 MIN_PING_INTERVAL_MS = 10_000  # what gRPC clients are allowed to configure; Triton says 300 000
@@ -39,10 +41,13 @@ class GrpcListener:
         self.unix_address: str | None = None
         self._calls = Calls()
         self._server: Any = None
+        self.native: NativeServer | None = None
         self._folder: Path | None = None
 
     async def start(self) -> int:
         """Bind and serve. Raises OSError naming the address and the flag if it cannot be bound."""
+        if self.settings.grpc_server is GrpcServer.NATIVE:
+            return await self._start_native()
         self._server = grpc.aio.server(options=server_options(self.settings))
         for name, handlers in self._services().items():
             self._server.add_generic_rpc_handlers(
@@ -57,11 +62,39 @@ class GrpcListener:
         await self._server.start()
         return port
 
+    async def _start_native(self) -> int:
+        settings = self.settings
+        options = dict(server_options(settings))
+        self.native = NativeServer(
+            self._services(),
+            options["grpc.max_receive_message_length"],
+            options["grpc.max_send_message_length"],
+            settings.max_header_bytes,
+            settings.header_timeout_s,
+        )
+        if settings.host.startswith(UNIX):
+            return 0  # the HTTP socket takes gRPC too
+        sockets = bind(settings, settings.grpc_port, "gRPC", "--grpc_port")
+        await self.native.serve(sockets, tls_context(settings, ["h2"]))
+        port: int = sockets[0].getsockname()[1]
+        return port
+
+    def drain(self) -> None:
+        """Send clients elsewhere (GOAWAY) while calls go on; grpcio can only as it stops."""
+        if self.native is not None:
+            self.native.drain()
+
     async def stop(self, grace_s: float | None = None) -> None:
         """GOAWAY, no new calls; open ones have grace_s, then end UNAVAILABLE. Idempotent.
 
         grace_s None: the settings' grace period.
         """
+        native, self.native = self.native, None
+        if native is not None:
+            self._calls.closing.set()
+            await native.stop(
+                self.settings.grace_period if grace_s is None else grace_s, self._calls
+            )
         server, self._server = self._server, None
         if server is not None:
             await self._calls.refuse_new()

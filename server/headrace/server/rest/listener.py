@@ -6,20 +6,15 @@ TLS the port speaks HTTP/1 only, since grpcio ends its own TLS on its own port.
 
 import asyncio
 import socket
-import ssl
-from pathlib import Path
-
-from tornado.netutil import bind_sockets, bind_unix_socket
+from collections.abc import Callable
 
 from headrace.http import HttpServer, Limits
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
+from headrace.server.ports import bind, tls_context
 from headrace.server.rest.application import Application, render
 from headrace.server.rest.splice import Splice
 from headrace.server.settings import Settings
-
-UNIX = "unix:"
-BACKLOG = 1024
 
 
 class RestListener:
@@ -46,13 +41,18 @@ class RestListener:
     def unix_address(self, path: str | None) -> None:
         self._splice.address = path
 
+    def use_http2(self, take_over: Callable[[asyncio.Transport, bytes], None]) -> None:
+        """Who takes HTTP/2 connections, where that is no socket."""
+        if self.http.http2 is not None:
+            self.http.http2 = take_over
+
     async def start(self) -> int:
         """Bind and serve; the port, 0 for a Unix socket.
 
         Raises OSError naming the address and the flag if it cannot be bound.
         """
-        tls = tls_context(self.settings)
-        sockets = bind(self.settings)
+        tls = tls_context(self.settings, ["http/1.1"])
+        sockets = bind(self.settings, self.settings.http_port, "HTTP", "--http_port")
         await self.http.serve(sockets, tls)
         if sockets[0].family is socket.AF_UNIX:
             return 0
@@ -83,48 +83,3 @@ def limits(settings: Settings) -> Limits:
         body_idle_timeout_s=settings.body_idle_timeout_s,
         keep_alive_s=settings.timeout_keep_alive,
     )
-
-
-def bind(settings: Settings) -> list[socket.socket]:
-    """Sockets of every address of the host on one port; port 0 takes a free one."""
-    if settings.host.startswith(UNIX):
-        return [bind_unix(settings.host.removeprefix(UNIX))]
-    host = settings.host.strip("[]") or None
-    family = socket.AF_UNSPEC if host is None or ":" in host else socket.AF_INET
-    try:
-        return bind_sockets(
-            settings.http_port,
-            host,
-            family=family,
-            backlog=BACKLOG,
-            reuse_port=settings.workers > 1,
-        )
-    except OSError as err:
-        raise OSError(
-            err.errno,
-            f"cannot listen on {settings.host or '*'}:{settings.http_port} for HTTP: "
-            f"{err.strerror}; choose another with --http_port or --host",
-        ) from err
-
-
-def bind_unix(path: str) -> socket.socket:
-    """A socket that only this user may connect to; a left-over one is replaced."""
-    where = Path(path)
-    if where.exists() and not where.is_socket():
-        raise OSError(f"cannot listen on --host {UNIX}{path}: it exists and is not a socket")
-    try:
-        return bind_unix_socket(path, mode=0o600, backlog=BACKLOG)
-    except OSError as err:
-        raise OSError(f"cannot listen on --host {UNIX}{path}: {err}") from err
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.ssl_certfile:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
-    if settings.ssl_ca_certs:
-        context.load_verify_locations(settings.ssl_ca_certs)
-        context.verify_mode = ssl.CERT_REQUIRED
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -1,0 +1,598 @@
+"""One HTTP/2 connection, the server's side (RFC 9113): frames in, streams out.
+
+For gRPC: requests with bodies in pieces, answers with trailers. No push, no priorities, no upgrade
+from HTTP/1.1. What a client may make us hold is bounded: header blocks, open streams, what a stream
+sends before it is read, and how often it may open and take back.
+"""
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import hpack
+
+from headrace.http import frames
+from headrace.http.frames import Broken, Code, Kind, Setting
+
+Buffer = bytes | bytearray | memoryview
+Fields = Sequence[tuple[str, str]]
+WATCH_S = 10.0  # over which abuse is counted
+MAX_RESETS = 2000  # streams taken back or refused
+MAX_CONTROL = 5000  # pings, settings and empty frames
+MAX_REMEMBERED = 1024  # header blocks of one connection
+STATIC_ENTRIES = 61
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Limits:
+    """max_window_bytes: what a stream may send before it is read."""
+
+    max_streams: int = 1000
+    preface_timeout_s: float = 10.0  # for a client to say that it speaks HTTP/2; 0: none
+    max_header_bytes: int = 64 << 10
+    max_window_bytes: int = 1 << 20
+    max_frame_bytes: int = 1 << 18
+    connection_window_bytes: int = 64 << 20
+
+
+class Stream:
+    """One request and its answer. headers: names and values as they came, pseudo-headers too.
+
+    on_data(piece, is_last) is called for each piece of the body, in order; on_reset() once if the
+    client takes the request back, or the connection ends before the answer has.
+    """
+
+    __slots__ = (
+        "_pending",
+        "_received",
+        "_trailers",
+        "connection",
+        "headers",
+        "id",
+        "is_local_over",
+        "is_remote_over",
+        "is_reset",
+        "on_data",
+        "on_reset",
+        "send_window",
+        "state",
+        "unread",
+    )
+
+    def __init__(self, connection: "Http2Connection", number: int, send_window: int) -> None:
+        self.connection = connection
+        self.id = number
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.on_data: Callable[[bytes, bool], None] | None = None
+        self.on_reset: Callable[[], None] | None = None
+        self.state: Any = None  # the application's own
+        self.send_window = send_window
+        self.is_remote_over = False
+        self.is_local_over = False
+        self.is_reset = False
+        self.unread: asyncio.Future[None] | None = None  # the client does not keep up
+        self._pending: deque[memoryview] = deque()
+        self._received = 0  # bytes the client has not got its window back for
+        self._trailers: bytes | None = None
+
+    @property
+    def peer(self) -> Any:
+        return self.connection.peer
+
+    def send_headers(self, block: bytes) -> None:
+        """block: of `frames.to_block`."""
+        if not self.is_reset:
+            connection = self.connection
+            connection.write(frames.pack_block(self.id, block, False, connection.peer_frame_bytes))
+
+    def send_data(self, data: Buffer) -> None:
+        """As the windows let it; `unread` is set while some of it waits."""
+        if self.is_reset:
+            return
+        if not self._pending and len(data) <= self.connection.sendable(self):
+            self.connection.write_data(self, data)
+        else:
+            self._pending.append(memoryview(data).cast("B"))
+            self.flush()
+
+    def send_trailers(self, block: bytes) -> None:
+        """The end of the answer, once all content has gone."""
+        if self.is_reset or self.is_local_over:
+            return
+        self._trailers = block
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the windows let through."""
+        connection = self.connection
+        while self._pending:
+            left = connection.sendable(self)
+            if left <= 0:
+                if self.unread is None:
+                    self.unread = asyncio.get_running_loop().create_future()
+                return
+            piece = self._pending[0]
+            if len(piece) <= left:
+                self._pending.popleft()
+                connection.write_data(self, piece)
+            else:
+                self._pending[0] = piece[left:]
+                connection.write_data(self, piece[:left])
+        self._keeps_up()
+        if self._trailers is not None and not self.is_local_over:
+            self.is_local_over = True
+            connection.write(
+                frames.pack_block(self.id, self._trailers, True, connection.peer_frame_bytes)
+            )
+            connection.answered(self)
+
+    def consumed(self, size_bytes: int) -> None:
+        """So many bytes of the body have been read: the client may send as many more."""
+        self._received += size_bytes
+        connection = self.connection
+        if self._received >= connection.limits.max_window_bytes // 2 and not self.is_remote_over:
+            connection.write(frames.pack_window_update(self.id, self._received))
+            self._received = 0
+
+    def reset(self, code: Code) -> None:
+        """End the stream without an answer, or without the rest of the request."""
+        if not self.is_reset:
+            self.connection.write(frames.pack(Kind.RST_STREAM, 0, self.id, struct.pack(">I", code)))
+            self.close()
+            self.connection.forget(self)
+
+    def close(self) -> None:
+        self.is_reset = True
+        self._pending.clear()
+        self._keeps_up()
+
+    def _keeps_up(self) -> None:
+        unread, self.unread = self.unread, None
+        if unread is not None and not unread.done():
+            unread.set_result(None)
+
+
+class Http2Connection(asyncio.Protocol):
+    """opened(stream): a request's headers have come; set the stream's callbacks there.
+
+    begin(transport, received) for a connection that another protocol began.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[Stream], None],
+        limits: Http2Limits = Http2Limits(),
+        closed: Callable[["Http2Connection"], None] = lambda connection: None,
+    ) -> None:
+        self.limits = limits
+        self.peer: Any = None
+        self.peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
+        self.streams: dict[int, Stream] = {}
+        self._opened = opened
+        self._closed = closed
+        self._transport: asyncio.Transport | None = None
+        self._held = b""
+        self._has_preface = False
+        self._has_settings = False
+        self._decoder = hpack.Decoder(limits.max_header_bytes)
+        self._blocks: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        self._block: bytearray | None = None  # of a request whose headers are still coming
+        self._block_of = 0
+        self._block_ends_stream = False
+        self._last_stream = 0
+        self._initial_window = frames.DEFAULT_WINDOW
+        self._send_window = frames.DEFAULT_WINDOW
+        self._received = 0
+        self._out: list[Buffer] = []
+        self._is_reading = False
+        self._is_paused = False  # the transport's buffer is full
+        self._resets = 0
+        self._control = 0
+        self._counted_from_s = 0.0
+        self._greeting: asyncio.TimerHandle | None = None
+        self._is_going = False  # GOAWAY has been sent
+        self._is_closed = False
+
+    # The transport's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.begin(cast(asyncio.Transport, transport), b"")
+
+    def begin(self, transport: asyncio.Transport, received: bytes) -> None:
+        self._transport = transport
+        self.peer = transport.get_extra_info("peername")
+        limits = self.limits
+        settings = (
+            (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
+            (Setting.INITIAL_WINDOW_SIZE, limits.max_window_bytes),
+            (Setting.MAX_FRAME_SIZE, limits.max_frame_bytes),
+            (Setting.MAX_HEADER_LIST_SIZE, limits.max_header_bytes),
+        )
+        more = limits.connection_window_bytes - frames.DEFAULT_WINDOW
+        transport.write(frames.pack_settings(settings) + frames.pack_window_update(0, more))
+        if limits.preface_timeout_s:
+            loop = asyncio.get_running_loop()
+            self._greeting = loop.call_later(limits.preface_timeout_s, self.abort)
+        if received:
+            self.data_received(received)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closed:
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._is_reading = True
+        try:
+            at = self._read(data)
+            self._held = data[at:] if at < len(data) else b""
+        except Broken as err:
+            self._break_off(err)
+        finally:
+            self._is_reading = False
+            self._send()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed = True
+        if self._greeting is not None:
+            self._greeting.cancel()
+        for stream in list(self.streams.values()):
+            self._take_back(stream)
+        self.streams.clear()
+        self._closed(self)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._flush_all()
+
+    # Streams' calls
+
+    def write(self, data: Buffer) -> None:
+        """Together with what else is written in this turn of the loop."""
+        if not self._out and not self._is_reading:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._out.append(data)
+
+    def sendable(self, stream: Stream) -> int:
+        if self._is_paused:
+            return 0
+        return min(self._send_window, stream.send_window)
+
+    def write_data(self, stream: Stream, data: Buffer) -> None:
+        """data fits the windows."""
+        size, most = len(data), self.peer_frame_bytes
+        self._send_window -= size
+        stream.send_window -= size
+        if size <= most:
+            self.write(
+                frames.pack(Kind.DATA, 0, stream.id) if not size else _data_head(stream, size)
+            )
+            self.write(data)
+            return
+        view = memoryview(data)
+        for at in range(0, size, most):
+            piece = view[at : at + most]
+            self.write(_data_head(stream, len(piece)))
+            self.write(piece)
+
+    def answered(self, stream: Stream) -> None:
+        if stream.is_remote_over:
+            self.forget(stream)
+        else:  # answered before its request has come whole
+            stream.reset(Code.NO_ERROR)
+
+    def forget(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        if self._is_going and not self.streams:
+            self.close()
+
+    # The server's calls
+
+    def go_away(self) -> None:
+        """Take no new streams; the connection ends with the last open one."""
+        if not self._is_going and not self._is_closed:
+            self._is_going = True
+            self.write(frames.pack_goaway(self._last_stream, Code.NO_ERROR))
+            if not self.streams:
+                self.close()
+
+    def close(self) -> None:
+        self._send()
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Reading
+
+    def _read(self, data: bytes) -> int:
+        """Take whole frames; where the rest begins."""
+        at, size = 0, len(data)
+        if not self._has_preface:
+            most = min(size, len(frames.PREFACE))
+            if data[:most] != frames.PREFACE[:most]:
+                raise Broken(Code.PROTOCOL_ERROR, "this port speaks HTTP/2")
+            if size < len(frames.PREFACE):
+                return 0
+            at, self._has_preface = len(frames.PREFACE), True
+        max_frame_bytes = self.limits.max_frame_bytes
+        while size - at >= frames.HEADER_BYTES:
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            kind, flags = data[at + 3], data[at + 4]
+            number = int.from_bytes(data[at + 5 : at + 9], "big") & frames.MAX_WINDOW
+            if length > max_frame_bytes:
+                raise Broken(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            end = at + frames.HEADER_BYTES + length
+            if end > size:
+                break
+            self._take(kind, flags, number, data[at + frames.HEADER_BYTES : end])
+            at = end
+            if self._is_closed:
+                return size
+        return at
+
+    def _take(self, kind: int, flags: int, number: int, content: bytes) -> None:
+        if self._block is not None and (kind != Kind.CONTINUATION or number != self._block_of):
+            raise Broken(Code.PROTOCOL_ERROR, "a frame inside a header block")
+        if not self._has_settings and kind != Kind.SETTINGS:
+            raise Broken(Code.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+        take = _TAKE.get(kind)
+        if take is None:
+            self._count_control()  # of a kind nobody knows: ignored
+        else:
+            take(self, flags, number, content)
+
+    def _take_data(self, flags: int, number: int, content: bytes) -> None:
+        size = len(content)
+        self._received += size
+        if self._received >= self.limits.connection_window_bytes // 4:
+            self.write(frames.pack_window_update(0, self._received))
+            self._received = 0
+        is_last = bool(flags & frames.END_STREAM)
+        stream = self.streams.get(number)
+        if stream is None or stream.is_remote_over:
+            self._check_known(number)
+            if stream is not None:
+                raise Broken(Code.STREAM_CLOSED, f"content of stream {number} after its end")
+            return  # of a stream we have ended: on its way before the client knew
+        piece = (
+            frames.unpadded(content, flags & frames.PADDED) if flags & frames.PADDED else content
+        )
+        if not size and not is_last:
+            self._count_control()
+        if len(piece) < size:
+            stream.consumed(size - len(piece))
+        stream.is_remote_over = is_last
+        if stream.on_data is not None:
+            stream.on_data(piece, is_last)
+
+    def _take_headers(self, flags: int, number: int, content: bytes) -> None:
+        block = content
+        if flags & (frames.PADDED | frames.PRIORITY_FLAG):
+            block = frames.unpadded(content, flags)
+        self._block_ends_stream = bool(flags & frames.END_STREAM)
+        if flags & frames.END_HEADERS:
+            self._take_block(number, block)
+        else:
+            self._block, self._block_of = bytearray(block), number
+
+    def _take_continuation(self, flags: int, number: int, content: bytes) -> None:
+        if self._block is None:
+            raise Broken(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._block += content
+        self._count_control()
+        if len(self._block) > self.limits.max_header_bytes:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long")
+        if flags & frames.END_HEADERS:
+            block, self._block = bytes(self._block), None
+            self._take_block(number, block)
+
+    def _take_block(self, number: int, block: bytes) -> None:
+        is_last = self._block_ends_stream
+        fields = self._decoded(block)
+        stream = self.streams.get(number)
+        if stream is not None:  # trailers
+            if not is_last or stream.is_remote_over:
+                raise Broken(Code.PROTOCOL_ERROR, f"more headers of stream {number}")
+            stream.is_remote_over = True
+            if stream.on_data is not None:
+                stream.on_data(b"", True)
+            return
+        if not number % 2:
+            raise Broken(Code.PROTOCOL_ERROR, f"stream {number} is not a client's")
+        if number <= self._last_stream:
+            raise Broken(Code.STREAM_CLOSED, f"headers of stream {number} after its end")
+        self._last_stream = number
+        if len(self.streams) >= self.limits.max_streams or self._is_going:
+            self._count_reset()
+            refused = struct.pack(">I", Code.REFUSED_STREAM)
+            self.write(frames.pack(Kind.RST_STREAM, 0, number, refused))
+            return
+        stream = self.streams[number] = Stream(self, number, self._initial_window)
+        stream.headers = fields
+        stream.is_remote_over = is_last
+        self._opened(stream)
+        if is_last and stream.on_data is not None and not stream.is_reset:
+            stream.on_data(b"", True)
+
+    def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """Blocks that change no table are remembered while none does."""
+        known = self._blocks.get(block)
+        if known is not None:
+            return known
+        entries = self._decoder.header_table.dynamic_entries
+        before = (len(entries), entries[0] if entries else None, self._decoder.header_table_size)
+        try:
+            fields = [(bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True)]
+        except hpack.OversizedHeaderListError as err:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long") from err
+        except (hpack.HPACKError, ValueError, IndexError, UnicodeDecodeError) as err:
+            raise Broken(Code.COMPRESSION_ERROR, f"the headers cannot be read: {err}") from err
+        entries = self._decoder.header_table.dynamic_entries
+        after = (len(entries), entries[0] if entries else None, self._decoder.header_table_size)
+        if after[0] != before[0] or after[1] is not before[1] or after[2] != before[2]:
+            self._blocks.clear()
+        elif len(self._blocks) < MAX_REMEMBERED:
+            self._blocks[block] = fields
+        return fields
+
+    def _take_priority(self, flags: int, number: int, content: bytes) -> None:
+        if len(content) != 5 or not number:
+            raise Broken(Code.FRAME_SIZE_ERROR, "PRIORITY of a wrong size, or of no stream")
+        self._count_control()
+
+    def _take_reset(self, flags: int, number: int, content: bytes) -> None:
+        if len(content) != 4:
+            raise Broken(Code.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+        self._check_known(number)
+        self._count_reset()
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._take_back(stream)
+            self.forget(stream)
+
+    def _take_settings(self, flags: int, number: int, content: bytes) -> None:
+        if number:
+            raise Broken(Code.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            if content:
+                raise Broken(Code.FRAME_SIZE_ERROR, "SETTINGS with content as an acknowledgement")
+            return
+        if len(content) % 6:
+            raise Broken(Code.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+        self._has_settings = True
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._count_control()
+        for key, value in struct.iter_unpack(">HI", content):
+            self._set(key, value)
+        self.write(frames.pack(Kind.SETTINGS, frames.ACK, 0))
+        self._flush_all()
+
+    def _set(self, key: int, value: int) -> None:
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise Broken(Code.FLOW_CONTROL_ERROR, f"an initial window of {value} bytes")
+            more, self._initial_window = value - self._initial_window, value
+            for stream in self.streams.values():
+                stream.send_window += more
+                if stream.send_window > frames.MAX_WINDOW:
+                    raise Broken(Code.FLOW_CONTROL_ERROR, f"window of stream {stream.id}")
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not frames.DEFAULT_FRAME_BYTES <= value < 1 << 24:
+                raise Broken(Code.PROTOCOL_ERROR, f"frames of {value} bytes")
+            self.peer_frame_bytes = value
+        elif key == Setting.ENABLE_PUSH and value > 1:
+            raise Broken(Code.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
+
+    def _take_push(self, flags: int, number: int, content: bytes) -> None:
+        raise Broken(Code.PROTOCOL_ERROR, "a client does not push")
+
+    def _take_ping(self, flags: int, number: int, content: bytes) -> None:
+        if len(content) != 8:
+            raise Broken(Code.FRAME_SIZE_ERROR, "PING of a wrong size")
+        if number:
+            raise Broken(Code.PROTOCOL_ERROR, "PING of a stream")
+        self._count_control()
+        if not flags & frames.ACK:
+            self.write(frames.pack(Kind.PING, frames.ACK, 0, content))
+
+    def _take_goaway(self, flags: int, number: int, content: bytes) -> None:
+        """The client opens no more streams; those that are open are answered."""
+        if number or len(content) < 8:
+            raise Broken(Code.PROTOCOL_ERROR, "GOAWAY of a stream, or of a wrong size")
+
+    def _take_window_update(self, flags: int, number: int, content: bytes) -> None:
+        if len(content) != 4:
+            raise Broken(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+        more = int.from_bytes(content, "big") & frames.MAX_WINDOW
+        if not number:
+            self._send_window += more
+            if not more or self._send_window > frames.MAX_WINDOW:
+                raise Broken(Code.FLOW_CONTROL_ERROR, "the connection's window")
+            self._flush_all()
+            return
+        self._check_known(number)
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        stream.send_window += more
+        if not more or stream.send_window > frames.MAX_WINDOW:
+            self._count_reset()
+            self._take_back(stream)
+            stream.is_reset = False
+            stream.reset(Code.FLOW_CONTROL_ERROR if more else Code.PROTOCOL_ERROR)
+        else:
+            stream.flush()
+
+    def _check_known(self, number: int) -> None:
+        if not number or number > self._last_stream or not number % 2:
+            raise Broken(Code.PROTOCOL_ERROR, f"stream {number} has not been opened")
+
+    # Bounds, ends, and what goes out
+
+    def _count_from_now(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._counted_from_s > WATCH_S:
+            self._counted_from_s = now_s
+            self._resets = self._control = 0
+
+    def _count_reset(self) -> None:
+        self._count_from_now()
+        self._resets += 1
+        if self._resets > MAX_RESETS:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many streams are taken back")
+
+    def _count_control(self) -> None:
+        self._count_from_now()
+        self._control += 1
+        if self._control > MAX_CONTROL:
+            raise Broken(Code.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+
+    def _take_back(self, stream: Stream) -> None:
+        stream.close()
+        callback, stream.on_reset = stream.on_reset, None
+        if callback is not None:
+            callback()
+
+    def _break_off(self, err: Broken) -> None:
+        self._out.append(frames.pack_goaway(self._last_stream, err.code, str(err)))
+        self.close()
+
+    def _flush_all(self) -> None:
+        for stream in list(self.streams.values()):
+            stream.flush()
+
+    def _send(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+
+_TAKE: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {
+    Kind.DATA: Http2Connection._take_data,
+    Kind.HEADERS: Http2Connection._take_headers,
+    Kind.PRIORITY: Http2Connection._take_priority,
+    Kind.RST_STREAM: Http2Connection._take_reset,
+    Kind.SETTINGS: Http2Connection._take_settings,
+    Kind.PUSH_PROMISE: Http2Connection._take_push,
+    Kind.PING: Http2Connection._take_ping,
+    Kind.GOAWAY: Http2Connection._take_goaway,
+    Kind.WINDOW_UPDATE: Http2Connection._take_window_update,
+    Kind.CONTINUATION: Http2Connection._take_continuation,
+}
+
+
+def _data_head(stream: Stream, size: int) -> bytes:
+    return struct.pack(">BHBBI", size >> 16, size & 0xFFFF, Kind.DATA, 0, stream.id)

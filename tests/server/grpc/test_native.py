@@ -1,0 +1,271 @@
+"""gRPC on our own HTTP/2: what clients see of it, and the same through grpcio's server."""
+
+import asyncio
+import gzip
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+
+from headrace.server.serving import Server
+from headrace.server.settings import GrpcServer
+from tests.server.rest.models import Waiting, model, usual
+from tests.serving import running
+
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+WATCH = "/grpc.health.v1.Health/Watch"
+WAITING = b"\x0a\x07waiting"  # the model's name
+LIVE_ANSWER = b"\x08\x01"
+NATIVE = GrpcServer.NATIVE
+BOTH = pytest.mark.parametrize("server", list(GrpcServer))
+
+
+def channel(server: Server) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}")
+
+
+def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(work())
+
+
+async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), str(caught.value.details())
+
+
+@BOTH
+def test_calls_and_refusals(server: GrpcServer) -> None:
+    async def work() -> None:
+        given: dict[str, Any] = {"grpc_server": server, "max_body_bytes": 1000}
+        async with running(*usual(), **given) as started, channel(started) as client:
+            assert await client.unary_unary(LIVE)(b"") == LIVE_ANSWER
+            gzipped = grpc.aio.insecure_channel(
+                f"127.0.0.1:{started.ports.grpc}", compression=grpc.Compression.Gzip
+            )
+            async with gzipped:
+                assert await gzipped.unary_unary(LIVE)(b"") == LIVE_ANSWER
+            code, text = await status_of(client.unary_unary("/nope/Nope")(b""))
+            assert (code, text) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            code, text = await status_of(client.unary_unary(INFER)(bytes(1001)))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "1001 vs. 1000" in text
+            code, text = await status_of(client.unary_unary(INFER)(b"\x0a\x04nope"))
+            assert code is grpc.StatusCode.NOT_FOUND
+            assert "nope" in text
+
+    run(work)
+
+
+@BOTH
+def test_deadlines_and_cancellation_reach_the_model(server: GrpcServer) -> None:
+    async def work() -> None:
+        waiting = Waiting()
+        async with (
+            running(model(waiting), grpc_server=server) as started,
+            channel(started) as client,
+        ):
+            code, _ = await status_of(client.unary_unary(INFER)(WAITING, timeout=0.05))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+            async with asyncio.timeout(5):
+                await waiting.cancelled.wait()
+            waiting.cancelled.clear()
+            waiting.entered.clear()
+            call = client.unary_unary(INFER)(WAITING)
+            asked = asyncio.ensure_future(call)
+            async with asyncio.timeout(5):
+                await waiting.entered.wait()
+                call.cancel()
+                await waiting.cancelled.wait()
+            await asyncio.gather(asked, return_exceptions=True)
+
+    run(work)
+
+
+@BOTH
+def test_a_watch_ends_when_its_client_goes(server: GrpcServer) -> None:
+    async def work() -> None:
+        serving = running(model(Waiting()), grpc_server=server)
+        async with serving as started, channel(started) as client:
+            call = client.unary_stream(WATCH)(b"")
+            assert await call.read() == LIVE_ANSWER  # SERVING has the same bytes
+            call.cancel()
+
+    run(work)
+
+
+def test_a_large_message_there_and_back() -> None:
+    """More than any window: the BYTES come back as they went."""
+
+    async def work() -> None:
+        blob = bytes(range(256)) * 40_000
+        raw = struct.pack("<I", len(blob)) + blob
+        tensor = b"\x0a\x01x\x12\x05BYTES\x1a\x01\x01"
+        message = b"\x0a\x03m x" + b"\x2a" + bytes([len(tensor)]) + tensor
+        message += b"\x3a" + _varint(len(raw)) + raw
+        options = [("grpc.max_receive_message_length", -1)]
+        async with running(*usual(), grpc_server=NATIVE) as started:
+            address = f"127.0.0.1:{started.ports.grpc}"
+            async with grpc.aio.insecure_channel(address, options=options) as client:
+                assert (await client.unary_unary(INFER)(message)).endswith(raw)
+
+    run(work)
+
+
+def _varint(value: int) -> bytes:
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def framed(message: bytes, flag: int = 0) -> bytes:
+    return struct.pack(">BI", flag, len(message)) + message
+
+
+HEADERS = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": LIVE,
+    ":authority": "t",
+    "content-type": "application/grpc",
+    "te": "trailers",
+}
+
+
+async def asked(started: Server, body: bytes, **changed: str) -> dict[str, str]:
+    """The headers and trailers of the answer to one request of h2's."""
+    named = {name.replace("__", ":").replace("_", "-"): value for name, value in changed.items()}
+    client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", started.ports.grpc)
+    client.initiate_connection()
+    client.send_headers(1, list({**HEADERS, **named}.items()))
+    client.send_data(1, body, end_stream=True)
+    writer.write(client.data_to_send())
+    found: dict[str, str] = {}
+    try:
+        async with asyncio.timeout(10):
+            while data := await reader.read(65536):
+                for event in client.receive_data(data):
+                    if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                        found |= dict(event.headers)  # type: ignore[arg-type]
+                    if isinstance(event, h2.events.StreamEnded):
+                        return found
+                writer.write(client.data_to_send())
+            return found
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("body", "changed", "answered"),
+    [
+        pytest.param(framed(b""), {}, {":status": "200", "grpc-status": "0"}, id="good"),
+        pytest.param(
+            framed(gzip.compress(b""), 1),
+            {"grpc_encoding": "gzip"},
+            {"grpc-status": "0"},
+            id="gzip",
+        ),
+        pytest.param(
+            framed(gzip.compress(bytes(2000)), 1),
+            {"grpc_encoding": "gzip"},
+            {"grpc-status": "8"},
+            id="gzip of more than the limit",
+        ),
+        pytest.param(
+            framed(b"no gzip", 1), {"grpc_encoding": "gzip"}, {"grpc-status": "13"}, id="no gzip"
+        ),
+        pytest.param(
+            framed(gzip.compress(b"x" * 99)[:-9], 1),
+            {"grpc_encoding": "gzip"},
+            {"grpc-status": "13"},
+            id="half a gzip",
+        ),
+        pytest.param(
+            framed(b"x", 1),
+            {"grpc_encoding": "snappy"},
+            {
+                "grpc-status": "12",
+                "grpc-message": "grpc-encoding 'snappy' is not supported; send gzip or deflate",
+            },
+            id="a coding nobody reads",
+        ),
+        pytest.param(
+            framed(b"") * 2,
+            {},
+            {"grpc-status": "12", "grpc-message": "expected one request message, got more"},
+            id="two messages",
+        ),
+        pytest.param(
+            b"",
+            {},
+            {"grpc-status": "12", "grpc-message": "expected one request message, got 0"},
+            id="none",
+        ),
+        pytest.param(
+            framed(b"abc")[:-1],
+            {},
+            {"grpc-status": "13", "grpc-message": "the last message was cut off"},
+            id="cut off",
+        ),
+        pytest.param(
+            framed(b""),
+            {"grpc_timeout": "soon"},
+            {"grpc-status": "13", "grpc-message": "Bad grpc-timeout: b'soon'"},
+            id="no timeout",
+        ),
+        pytest.param(framed(b""), {"grpc_timeout": "5S"}, {"grpc-status": "0"}, id="a timeout"),
+        pytest.param(
+            framed(b""), {"__method": "PUT"}, {":status": "405", "allow": "POST"}, id="PUT"
+        ),
+        pytest.param(
+            framed(b""), {"content_type": "application/json"}, {":status": "415"}, id="JSON"
+        ),
+    ],
+)
+def test_on_the_wire(body: bytes, changed: dict[str, str], answered: dict[str, str]) -> None:
+    async def work() -> None:
+        async with running(*usual(), max_body_bytes=1000, grpc_server=NATIVE) as started:
+            found = await asked(started, body, **changed)
+            assert {name: found.get(name) for name in answered} == answered
+
+    run(work)
+
+
+def test_while_draining_clients_are_sent_elsewhere_and_answered_nevertheless() -> None:
+    """GOAWAY at once; who comes after it is served, and told then."""
+
+    async def work() -> None:
+        waiting = Waiting()
+        serving = running(model(waiting), grpc_server=NATIVE)
+        async with serving as started, channel(started) as client:
+            asked_before = asyncio.ensure_future(client.unary_unary(INFER)(WAITING, timeout=10))
+            await waiting.entered.wait()
+            started._grpc.drain()
+            native = started._grpc.native
+            assert native is not None
+            assert [each._is_going for each in native._connections] == [True]
+            async with channel(started) as late:
+                assert await late.unary_unary(LIVE)(b"", timeout=10) == LIVE_ANSWER
+                await until(lambda: len(native._connections) == 1)
+            waiting.go.set()
+            code, _ = await status_of(asked_before)  # the model answers V1 only
+            assert code is grpc.StatusCode.INTERNAL
+            await until(lambda: not native._connections)
+
+    run(work)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - a set of the server's, which tells nobody
+            await asyncio.sleep(0)
