@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 CLIENTS := .venv/clients
 
-.PHONY: demo test soak check setup setup-demo
+.PHONY: demo test soak bench check setup setup-demo
 
 demo: setup-demo  ## set up .venv/, then train small models, serve them, predict, print a table
 	$(PY) -m tests.demo
@@ -19,6 +19,9 @@ check:
 
 soak: setup  ## the tests of `make test` that count, at their full counts
 	HEADRACE_SOAK=1 $(PY) -m pytest -m soak -s --timeout=0
+
+bench: setup  ## beside kserve, mlserver, triton, litserve and bentoml; an hour, wants a quiet machine
+	$(PY) -m loadtests.compare --peers kserve,mlserver,triton,litserve,bentoml
 
 setup: .venv/.dev .venv/.clients .venv/.node
 setup-demo: .venv/.dev .venv/.clients
