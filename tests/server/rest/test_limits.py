@@ -131,6 +131,13 @@ def chunks(*parts: bytes) -> bytes:
             id="no request line",
         ),
         pytest.param(
+            b"POST /v2/models/m%20x/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n"
+            b"Inference-Header-Content-Length: \xb2\r\n\r\n{}",
+            400,
+            "Inference-Header-Content-Length: expected a number of bytes, got '²'",
+            id="a digit that is no number",
+        ),
+        pytest.param(
             b"BREW / HTTP/1.1\r\nHost: t\r\n\r\n",
             400,
             "malformed HTTP request: Malformed HTTP request line: no method of HTTP",

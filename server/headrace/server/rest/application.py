@@ -78,7 +78,7 @@ class Application:
         found = self.routes.find(given.method, given.target)
         given.state = found
         length = given.headers.get(LENGTH)
-        if length is not None and length.isdigit() and len(length) < 10:
+        if length is not None and length.isascii() and length.isdigit() and len(length) < 10:
             given.aligned_at = int(length)  # the first tensor is then a view of the body
         if isinstance(found, Answer) and "expect" in given.headers:
             given.closes = True
