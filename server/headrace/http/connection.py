@@ -10,10 +10,10 @@ thus holds no buffer and no parser.
 
 import asyncio
 import math
-import mmap
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from headrace.http import limits as refusals
+from headrace.http.body import KnownBody
 from headrace.http.chunks import ChunkReader
 from headrace.http.exchange import Buffer, Exchange
 from headrace.http.head import CHUNKED, HeadReader, RequestHead
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 PREFACE = b"PRI * HTTP/2.0"  # how an HTTP/2 client with prior knowledge begins
 HELD_BYTES = 1 << 16  # of pipelined requests, or of a body nobody takes: more, and reading stops
-MAPPED_BYTES = 1 << 22  # a larger body is mapped: its pages exist once they have come
-ALIGNMENT_BYTES = 16  # what memory allocators give
 LINGER_S = 2.0  # longest a client may go on sending what nobody reads, to hear its answer
 NEVER = math.inf
 NO_HEAD = RequestHead("", "", "HTTP/1.1", {}, (), 0, False)  # of what is no request
@@ -52,9 +50,8 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_awaits_body",
         "_body",
-        "_body_at",
-        "_body_view",
         "_chunks",
+        "_content",
         "_deadline",
         "_exchange",
         "_held",
@@ -64,7 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         "_is_lingering",
         "_is_paused",
         "_is_reading",
-        "_length",
+        "_left",
         "_reader",
         "_receiver",
         "_server",
@@ -87,10 +84,9 @@ class Connection(asyncio.BufferedProtocol):
         self._exchange: Exchange | None = None
         self._receiver: Receiver | None = None
         self._chunks: ChunkReader | None = None
-        self._length = 0  # of the body that comes in, CHUNKED, or 0
-        self._body: bytearray | mmap.mmap | None = None
-        self._body_view: memoryview | None = None
-        self._body_at = 0
+        self._content = bytearray()  # of chunks, where no receiver takes them
+        self._body: KnownBody | None = None  # that has begun to come, for no receiver
+        self._left = 0  # bytes of a known body that a receiver has not got
         self._held = b""
         self._is_first = True  # nothing has come yet
         self._is_reading = False  # _go is on the stack
@@ -111,15 +107,12 @@ class Connection(asyncio.BufferedProtocol):
         self._expect_by(self._limits.header_timeout_s, self._slow_head)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._body_view is not None:
-            return self._body_view[self._body_at :]
-        return self._server.received
+        return self._server.received if self._body is None else self._body.room
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._body_view is not None:
-            self._body_at += nbytes
-            if self._body_at == self._length:
-                self._complete(self._take_body())
+        if self._body is not None:
+            self._body.came(nbytes)
+            if self._body.is_whole:
                 self._go(b"")
             else:
                 self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
@@ -265,6 +258,8 @@ class Connection(asyncio.BufferedProtocol):
         self._is_reading = True
         at = 0
         try:
+            if self._body is not None and self._body.is_whole:
+                self._complete(self._body.content)
             while at < len(data) and not self._is_closed and self._may_read():
                 if self._exchange is None:
                     at = self._read_head(data, at)
@@ -348,7 +343,7 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, head: RequestHead) -> None:
         """A head is complete."""
         exchange = self._exchange = Exchange(self, head)
-        length = self._length = head.body_length
+        length = head.body_length
         self.keeps_alive = head.keeps_alive and not self._server.is_closing
         self.deadline_s = NEVER
         exchange.is_unread = length != 0
@@ -365,66 +360,52 @@ class Connection(asyncio.BufferedProtocol):
     def _begin_body(self) -> None:
         """The application has seen the head: it may have answered, or set a limit of its own."""
         self._awaits_body = False
-        exchange, length = self._exchange, self._length
+        exchange = self._exchange
         assert exchange is not None
-        most = exchange.max_body_bytes
+        length, most = exchange.body_length, exchange.max_body_bytes
         if most and length > most:
             raise refusals.body_too_large(f"the body has {length} bytes", most)
         expects = exchange.headers.get("expect", "").lower() == "100-continue"
         if expects and exchange.version == "HTTP/1.1":
             exchange.proceed()
         self._chunks = ChunkReader(most, self._limits) if length == CHUNKED else None
-        self._body_at = 0
+        self._left = length
         self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
 
     def _read_body(self, data: bytes, at: int) -> int:
         if self._chunks is not None:
             return self._read_chunks(self._chunks, data, at)
-        left = self._length - self._body_at
-        piece = data[at : at + left]
+        piece = data[at : at + self._left]
         if self._receiver is not None:
-            self._body_at += len(piece)
+            self._left -= len(piece)
             self._is_held_up = not self._receiver.take(piece)
-            if self._body_at == self._length:
-                self._complete(b"")
-            else:
-                self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
-        elif len(piece) == left:  # all of it is here
-            self._complete(piece)
+            if self._exchange is None:  # it has answered
+                return len(data)
+        elif len(piece) < self._left:  # the rest lands where it stays
+            assert self._exchange is not None
+            self._body = KnownBody(self._left, self._exchange.aligned_at)
+            self._body.take(piece)
         else:
-            self._receive_into(self._length, piece)
+            self._complete(piece)
+            return at + len(piece)
+        if self._left:
+            self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
+        else:
+            self._complete(b"")
         return at + len(piece)
-
-    def _receive_into(self, size: int, first: bytes) -> None:
-        """The rest of the body lands where it stays."""
-        assert self._exchange is not None
-        pad = -self._exchange.aligned_at % ALIGNMENT_BYTES
-        self._body = bytearray(pad + size) if size <= MAPPED_BYTES else mmap.mmap(-1, pad + size)
-        self._body_view = memoryview(self._body)[pad:]
-        self._body_at = len(first)
-        self._body_view[: len(first)] = first
-        self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
-
-    def _take_body(self) -> Buffer:
-        view = self._body_view
-        assert view is not None
-        self._drop_body()
-        return view
 
     def _read_chunks(self, chunks: ChunkReader, data: bytes, at: int) -> int:
         pieces, at = chunks.feed(data, at)
         if self._receiver is not None:
             for piece in pieces:
                 self._is_held_up = not self._receiver.take(piece) or self._is_held_up
-        elif pieces:
-            if self._body is None:
-                self._body = bytearray()
-            assert isinstance(self._body, bytearray)
+                if self._exchange is None:  # it has answered
+                    return len(data)
+        else:
             for piece in pieces:
-                self._body += piece
+                self._content += piece
         if chunks.has_ended:
-            whole, self._body = self._body, None
-            self._complete(whole if isinstance(whole, bytearray) else b"")
+            self._complete(self._content)
         else:
             self._expect_by(self._limits.body_idle_timeout_s, self._slow_body)
         return at
@@ -434,7 +415,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange, receiver = self._exchange, self._receiver
         assert exchange is not None
         exchange.is_unread = False
-        self._chunks = None
+        self._drop_body()
         self._deadline = None
         self.deadline_s = NEVER
         if receiver is not None:
@@ -519,14 +500,15 @@ class Connection(asyncio.BufferedProtocol):
     def _drop_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
         self._receiver = None
-        self._chunks = None
         self._is_held_up = self._awaits_body = False
         self._drop_body()
         if exchange is not None and not exchange.is_running:
             self._server.ended(exchange)
 
     def _drop_body(self) -> None:
-        self._body = self._body_view = None
+        self._body = self._chunks = None
+        if self._content:
+            self._content = bytearray()
 
     def _expect_by(self, seconds: float, otherwise: Any) -> None:
         """Call otherwise after seconds, unless told something else by then; 0: never."""

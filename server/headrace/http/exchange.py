@@ -42,6 +42,7 @@ class Exchange:
         "_task",
         "aligned_at",
         "body",
+        "body_length",
         "closes",
         "connection",
         "fields",
@@ -67,6 +68,7 @@ class Exchange:
         self.headers = dict(head.headers)
         self.fields = head.fields  # as they came, in order
         self.started_ns = time.perf_counter_ns()
+        self.body_length = head.body_length
         self.body: Buffer = b""
         self.aligned_at = 0
         self.closes = False
