@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.http.chunks import ChunkReader, to_chunk
+from headrace.http.chunks import MAX_OVERHEAD_BYTES, ChunkReader, to_chunk
 from headrace.http.limits import Limits, Refusal
 
 LIMITS = Limits(max_header_bytes=100)
@@ -81,3 +81,19 @@ def test_over_a_limit(data: bytes, status: int) -> None:
 
 def test_written_chunks_are_read_back() -> None:
     assert read(to_chunk(b"abc") + to_chunk(b"d" * 20) + b"0\r\n\r\n", 7)[0] == b"abc" + b"d" * 20
+
+
+@pytest.mark.parametrize(
+    ("piece", "is_read"),
+    [pytest.param(b"x", False, id="bytes"), pytest.param(b"x" * 9, True, id="words")],
+)
+def test_chunks_that_are_all_framing_are_refused(piece: bytes, is_read: bool) -> None:
+    """A line of framing costs as much time as a large chunk: 12 MB of "1 a" took three seconds."""
+    sent = to_chunk(piece) * MAX_OVERHEAD_BYTES
+    reader = ChunkReader(0, LIMITS)
+    if is_read:
+        assert len(b"".join(reader.feed(sent, 0)[0])) == MAX_OVERHEAD_BYTES * len(piece)
+        return
+    with pytest.raises(Refusal) as caught:
+        reader.feed(sent, 0)
+    assert caught.value.text.endswith("the chunks of the body are smaller than what frames them")

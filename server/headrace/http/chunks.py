@@ -6,6 +6,7 @@ from headrace.http.limits import Limits, Refusal, body_too_large, malformed, too
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+MAX_OVERHEAD_BYTES = 1 << 16  # of framing beyond what it frames: each of its lines costs us time
 MAX_SIZE_LINE_BYTES = 4096  # extensions included, which nobody uses
 LAST = b"0\r\n\r\n"
 
@@ -14,7 +15,8 @@ class ChunkReader:
     """Feed it what comes; it gives back the content, and says when the body has ended."""
 
     __slots__ = ("_data_left", "_is_after_data", "_is_in_trailer", "_limits", "_line",
-                 "_max_body_bytes", "_trailer_bytes", "has_ended", "size_bytes")  # fmt: skip
+                 "_max_body_bytes", "_overhead_bytes", "_trailer_bytes", "has_ended",
+                 "size_bytes")  # fmt: skip
 
     def __init__(self, max_body_bytes: int, limits: Limits) -> None:
         self._max_body_bytes = max_body_bytes
@@ -25,6 +27,7 @@ class ChunkReader:
         self._is_after_data = False  # a CRLF is due
         self._is_in_trailer = False
         self._line = b""  # begun and not ended
+        self._overhead_bytes = 0
         self._trailer_bytes = 0
 
     def feed(self, data: bytes, start: int) -> tuple[list[bytes], int]:
@@ -57,6 +60,10 @@ class ChunkReader:
     def _take_line(self, line: bytes) -> None:
         if not line.endswith(b"\r\n"):
             raise _broken()
+        if not self._is_in_trailer:
+            self._overhead_bytes += len(line)
+        if self._overhead_bytes > self.size_bytes + MAX_OVERHEAD_BYTES:
+            raise malformed("the chunks of the body are smaller than what frames them")
         line = line[:-2]
         if self._is_in_trailer:
             self._take_trailer(line)
