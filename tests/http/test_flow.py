@@ -530,3 +530,53 @@ def test_a_unix_socket_has_no_address_for_tornados_handlers(tmp_path: Path, kind
         assert reply.body == b"0.0.0.0 http t t"
 
     kind.run(run())
+
+
+class Answers:
+    """A short path that answers GET with body at once; POST fails as its head comes."""
+
+    def __init__(self, body: bytes = b"") -> None:
+        self._body = body
+
+    def begin(self, exchange: Exchange) -> bool:
+        if exchange.method == "POST":
+            raise RuntimeError("no")
+        return True
+
+    def finish(self, exchange: Exchange) -> None:
+        exchange.respond(200, [], [self._body])
+
+
+@on_each_loop
+def test_drain_waits_until_a_slow_client_has_read_its_answer(kind: Kind) -> None:
+    """Written is not read: closing for good in between would cut it."""
+    body = bytes(20_000_000)
+
+    async def run() -> None:
+        server = HttpServer(short_path=Answers(body))
+        async with serving(server) as served, connected(served.port) as client:
+            client.writer.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            received = len(await client.read())
+            draining = asyncio.create_task(server.drain(TIMEOUT_S))
+            await asyncio.sleep(0)
+            assert not draining.done()  # most of it is still here
+            while piece := await client.read():
+                received += len(piece)
+            assert await draining
+            assert received > len(body)
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_an_application_that_fails_as_it_is_asked_answers_500(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with serving(HttpServer(short_path=Answers())) as served:
+            sent = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n"
+            (reply,) = replies(await talk(served.port, sent), ["POST"])
+            assert reply.status == 500
+
+    kind.run(run())
+    assert [record.message for record in caplog.records] == ["an application failed"]

@@ -148,8 +148,9 @@ class Connection(asyncio.BufferedProtocol):
     # The exchange's calls
 
     def write(self, data: Buffer) -> None:
-        if self._transport is not None and not self._is_closed:
-            self._transport.write(data)
+        transport = self._transport
+        if transport is not None and not self._is_closed and not transport.is_closing():
+            transport.write(data)
 
     def answered(self, exchange: Exchange) -> None:
         """exchange has its answer: on to the next request, or to the end."""
@@ -195,6 +196,11 @@ class Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         """Nothing of a request has come, and nothing is being answered."""
         return self._exchange is None and self._reader is None and not self._held
+
+    @property
+    def is_sending(self) -> bool:
+        """Something that was written has not gone out."""
+        return self._write_buffer_bytes() > 0
 
     @property
     def exchange(self) -> Exchange | None:
@@ -269,6 +275,9 @@ class Connection(asyncio.BufferedProtocol):
                     data, at, self._held = data[at:] + self._held, 0, b""
         except Refusal as refusal:
             self.refuse(refusal)
+        except Exception as err:  # the application's, as it is asked or told
+            self._server.failed(err)
+            self.refuse(refusals.failed())
         finally:
             self._is_reading = False
         if self._is_closed:
@@ -290,6 +299,8 @@ class Connection(asyncio.BufferedProtocol):
             return False
         if self._exchange is not None:
             return self._exchange.is_unread
+        if self._transport is None or self._transport.is_closing():
+            return False  # it failed as we wrote, and asyncio tells only in the next turn
         return self.unread is None  # a client that reads no answers is asked for no requests
 
     def _pace(self) -> None:
@@ -434,7 +445,6 @@ class Connection(asyncio.BufferedProtocol):
             if exchange is None:
                 exchange = Exchange(self, NO_HEAD)
                 self._exchange = exchange
-            self._server.refused(exchange)
             exchange.closes = True
             exchange.is_unread = True
             kind, body = self._server.render(refusal)

@@ -181,7 +181,7 @@ class Exchange:
         self._end()
 
     def proceed(self) -> None:
-        """Answer `Expect: 100-continue`, unless the client has begun to send."""
+        """Answer `Expect: 100-continue`."""
         self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def abort(self) -> None:

@@ -16,6 +16,7 @@ from headrace.http.limits import Limits, malformed, too_many_header_bytes, too_m
 END = b"\r\n\r\n"
 CHUNKED = -1  # the length of a body that says it as it comes
 VERSIONS = {"1.1": "HTTP/1.1", "1.0": "HTTP/1.0"}
+SECRETS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"})
 _MAX_NAMES = 512
 _names: dict[bytes, str] = {}  # lower-case header names; bounded: names are the client's
 _BAD_IN_HOST = frozenset(' \t/\\@?#,"<>')
@@ -68,7 +69,7 @@ class RequestHead:
     @property
     def is_public(self) -> bool:
         """Nothing in it is a secret that should not outlive its request."""
-        return not {"authorization", "cookie", "proxy-authorization"} & self.headers.keys()
+        return SECRETS.isdisjoint(self.headers)
 
 
 class KnownHeads:

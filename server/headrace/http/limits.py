@@ -29,6 +29,7 @@ class Breach(StrEnum):
     BODY_BYTES = "body bytes"
     HEADER_TIMEOUT = "header timeout"
     BODY_TIMEOUT = "body timeout"
+    NONE = "none"  # it is the application that failed
 
 
 @dataclass(eq=False)
@@ -47,6 +48,10 @@ Render = Callable[[Refusal], tuple[str, bytes]]  # to content type and body
 def render(refusal: Refusal) -> tuple[str, bytes]:
     """The default: the error body of KServe's and Triton's servers."""
     return "application/json", orjson.dumps({"error": refusal.text})
+
+
+def failed() -> Refusal:
+    return Refusal(500, Breach.NONE, "the server could not take the request")
 
 
 def malformed(text: str) -> Refusal:

@@ -95,11 +95,14 @@ class HttpServer:
                 connection.keeps_alive = False  # and its answer says so
 
     async def drain(self, grace_s: float) -> bool:
-        """Close, and wait for what is being answered. False: grace_s was not enough."""
+        """Close, and wait for what is being answered and for clients to read it.
+
+        False: grace_s was not enough.
+        """
         self.close()
         try:
             async with asyncio.timeout(grace_s):
-                while self._exchanges:
+                while self._exchanges or any(each.is_sending for each in self.connections):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -167,15 +170,12 @@ class HttpServer:
         assert self._short_path is not None
         self._short_path.finish(exchange)
 
-    def refused(self, exchange: Exchange) -> None:
-        self._exchanges.add(exchange)
-
     def ended(self, exchange: Exchange) -> None:
         self._exchanges.discard(exchange)
         self._changed.set()
 
     def failed(self, error: BaseException) -> None:
-        log.error("an answer was broken off", exc_info=error)
+        log.error("an application failed", exc_info=error)
 
     def _tick(self) -> None:
         """One timer for all connections: a deadline that moves with every request costs nothing."""
