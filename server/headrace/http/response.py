@@ -10,6 +10,7 @@ from http.client import responses
 Headers = Iterable[tuple[str, str]]
 _BAD = re.compile(r"[\r\n\x00]")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+REMEMBERED_CHARS = 256  # of an answer's own headers
 BODILESS = frozenset({204, 304})  # and 1xx
 
 _status_lines = {status: f"HTTP/1.1 {status} {reason}\r\n" for status, reason in responses.items()}
@@ -19,12 +20,13 @@ _date: tuple[int, str] = (0, "")
 def first_lines(status: int, headers: Headers, own: str = "", reason: str | None = None) -> bytes:
     """own: lines of ours, whole. Raises ValueError for a name or a value that would not stay one
     header."""
-    return f"{_lines(status, tuple(headers), reason)}{own}\r\n".encode("latin1")
+    given = tuple(headers)
+    size = sum(len(value) for _, value in given)
+    lines = (_lines if size > REMEMBERED_CHARS else _remembered)(status, given, reason)
+    return f"{lines}{own}\r\n".encode("latin1")
 
 
-@lru_cache(maxsize=256)
 def _lines(status: int, headers: tuple[tuple[str, str], ...], reason: str | None) -> str:
-    """Most answers of a server begin in one of a few ways."""
     if reason is None:
         lines = _status_lines.get(status) or f"HTTP/1.1 {status} Unknown\r\n"
     else:
@@ -38,6 +40,10 @@ def _lines(status: int, headers: tuple[tuple[str, str], ...], reason: str | None
     except UnicodeEncodeError as err:
         raise ValueError(f"a header holds {err.object[err.start]!r}, which is not Latin-1") from err
     return lines
+
+
+# Most answers of a server begin in one of a few ways.
+_remembered = lru_cache(maxsize=256)(_lines)
 
 
 def check_value(name: str, value: str) -> str:

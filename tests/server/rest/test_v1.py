@@ -112,10 +112,25 @@ def test_model_headers_but_not_its_length() -> None:
     assert (reply.header("content-length"), reply.body) == ("3", b"1,2")
 
 
-def test_a_model_header_that_http_cannot_carry() -> None:
-    reply = returned({"a": 1}, bad="a\r\nSet-Cookie: b")
+async def pieces() -> AsyncIterator[str]:
+    yield "a"
+
+
+@pytest.mark.parametrize(
+    "result", [pytest.param({"a": 1}, id="whole"), pytest.param(pieces, id="streamed")]
+)
+def test_a_model_header_that_http_cannot_carry(result: Any) -> None:
+    reply = returned(result() if callable(result) else result, bad="a\r\nSet-Cookie: b")
     assert reply.status == 500
     assert reply.error.startswith("the model's response_headers: header 'bad' holds a line break")
+
+
+def test_framing_and_the_date_stay_ours() -> None:
+    own = {"Date": "yesterday", "Content-Length": "1", "Connection": "upgrade"}
+    reply = returned({"a": 1}, **own)
+    assert (reply.json(), reply.header("content-length")) == ({"a": 1}, "7")
+    assert reply.header("date") != "yesterday"
+    assert reply.header("connection") == "close"
 
 
 @pytest.mark.parametrize("verb", ["predict", "explain"])

@@ -51,7 +51,7 @@ def encoded_answer(encoded: Encoded, headers: Mapping[str, str]) -> Answer:
     return answer
 
 
-_NOT_THE_MODELS = frozenset({"content-length", "transfer-encoding", "connection"})
+_NOT_THE_MODELS = frozenset({"content-length", "transfer-encoding", "connection", "date"})
 
 
 def add_model_headers(answer: Answer, headers: Mapping[str, str]) -> None:

@@ -64,7 +64,6 @@ class Application:
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self.settings = settings
         self.routes = Routes(routes(plane, control, settings))
-        self.is_plain = not settings.request_timeout
         self.is_stopping = False  # what is cancelled from now on answers 503
         self._plane = plane
         self._control = control

@@ -8,7 +8,7 @@ import tornado.web
 
 from headrace.server.errors import Code, ServingError, failure
 from headrace.server.protocol.compression import ACCEPTED
-from headrace.server.rest.answer import Answer, error_answer, json_answer
+from headrace.server.rest.answer import Answer, json_answer
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,4 @@ def _tornado(error: tornado.web.HTTPError) -> Answer:
     answer = json_answer({"error": message, "detail": message}, error.status_code)
     if error.status_code == 503:
         answer.headers["Retry-After"] = "1"
-    return answer
-
-
-def too_large(came: str, limit: int) -> Answer:
-    """came: e.g. "the body has 12 bytes"."""
-    answer = error_answer(413, f"{came}, the limit is {limit} bytes (--max_body_bytes {limit})")
-    answer.closes = True
     return answer

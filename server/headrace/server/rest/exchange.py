@@ -27,7 +27,6 @@ class ExchangeOwner(Protocol):
 
     settings: Settings
     is_stopping: bool
-    is_plain: bool  # no time limit is set on requests
 
     @property
     def is_draining(self) -> bool: ...
@@ -42,10 +41,7 @@ async def run(exchange: Exchange, found: Match | Answer, owner: ExchangeOwner) -
     answer = Answer()
     try:
         if isinstance(found, Match):
-            if found.route.is_quick and owner.is_plain and "content-encoding" not in headers:
-                answer = await _quickly(found, call)
-            else:
-                answer = await _answered(found, call, owner.settings)
+            answer = await _answered(found, call, owner.settings)
         else:
             answer = replace(found, headers=dict(found.headers))  # found is every such request's
         request_id = headers.get("x-request-id", "")
@@ -74,8 +70,12 @@ def send(exchange: Exchange, answer: Answer) -> None:
     try:
         exchange.respond(answer.status, fields(answer), answer.parts)
     except ValueError as err:
-        failed = errors.to_answer(InferenceError(f"the model's response_headers: {err}"))
-        exchange.respond(failed.status, fields(failed), failed.parts)
+        _send_unsendable(exchange, err)
+
+
+def _send_unsendable(exchange: Exchange, error: ValueError) -> None:
+    failed = errors.to_answer(InferenceError(f"the model's response_headers: {error}"))
+    exchange.respond(failed.status, fields(failed), failed.parts)
 
 
 def fields(answer: Answer) -> list[tuple[str, str]]:
@@ -83,17 +83,6 @@ def fields(answer: Answer) -> list[tuple[str, str]]:
     if answer.content_type is not None and (answer.parts or answer.stream is not None):
         found.insert(0, ("Content-Type", answer.content_type))
     return found
-
-
-async def _quickly(match: Match, call: Call) -> Answer:
-    """As `_answered`, without what most requests do not need."""
-    try:
-        answer = await match.route.handler(call)
-        if answer.stream is not None:
-            answer.stream = await _begun(answer.stream)
-        return answer
-    except Exception as err:
-        return errors.to_answer(err)
 
 
 async def _answered(match: Match, call: Call, settings: Settings) -> Answer:
@@ -153,7 +142,11 @@ async def _compress(answer: Answer, accepted: str, settings: Settings) -> None:
 async def _stream(exchange: Exchange, answer: Answer, stream: AsyncIterator[bytes]) -> None:
     """Piece by piece, no faster than the client reads; broken off, it ends the connection."""
     try:
-        exchange.start(answer.status, fields(answer))
+        try:
+            exchange.start(answer.status, fields(answer))
+        except ValueError as err:
+            _send_unsendable(exchange, err)
+            return
         async for piece in stream:
             exchange.write(piece)
             await exchange.written()

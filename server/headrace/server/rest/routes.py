@@ -14,6 +14,7 @@ from headrace.server.rest.answer import Answer, error_answer
 from headrace.server.rest.call import Call
 
 Handler = Callable[[Call], Awaitable[Answer]]
+REMEMBERED_CHARS = 256
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
@@ -52,10 +53,15 @@ class Routes:
         self._by_length: dict[int, list[Route]] = {}
         for route in ordered:
             self._by_length.setdefault(len(route.segments), []).append(route)
-        self.find = lru_cache(maxsize=1024)(self._find)  # bounded: paths are the client's
+        self._remembered = lru_cache(maxsize=1024)(self._find)
+
+    def find(self, method: str, target: str) -> Match | Answer:
+        """target: as on the wire. Its query and a trailing slash are ignored."""
+        if len(target) > REMEMBERED_CHARS:  # targets are the client's
+            return self._find(method, target)
+        return self._remembered(method, target)
 
     def _find(self, method: str, target: str) -> Match | Answer:
-        """target: as on the wire. Its query and a trailing slash are ignored."""
         path = path_of(target)
         try:
             segments = [decode(segment) for segment in path.split("/")[1:]]
