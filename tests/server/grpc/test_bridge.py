@@ -227,7 +227,7 @@ def test_limits_of_messages_are_gRPCs() -> None:
             assert status(await post(server, "ModelInfer", b"\x0a" * 1001)) == (
                 "8",
                 "Received message larger than max (1001 vs. 1000) "
-                "(--grpc_max_receive_message_length)",
+                "(--grpc_max_receive_message_length 1000)",
             )
             code, text = status(await post(server, "ModelInfer", MESSAGE))
             assert (code, (text or "")[:30]) == ("8", "Sent message larger than max (")

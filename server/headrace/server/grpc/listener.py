@@ -17,6 +17,7 @@ from headrace.server.dataplane import DataPlane
 from headrace.server.grpc import health, inference, reflection
 from headrace.server.grpc.admin import Admin
 from headrace.server.grpc.calls import Calls
+from headrace.server.grpc.fields import message_sizes
 from headrace.server.grpc.health import Health
 from headrace.server.grpc.inference import Inference
 from headrace.server.grpc.native import NativeServer
@@ -64,11 +65,9 @@ class GrpcListener:
 
     async def _start_native(self) -> int:
         settings = self.settings
-        options = dict(server_options(settings))
         self.native = NativeServer(
             self._services(),
-            options["grpc.max_receive_message_length"],
-            options["grpc.max_send_message_length"],
+            message_sizes(settings),
             settings.max_header_bytes,
             settings.header_timeout_s,
         )
@@ -172,13 +171,10 @@ class GrpcListener:
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
     """grpcio's channel arguments. Limits of 0 mean none."""
-    receive = settings.grpc_max_receive_message_length
-    if receive is None:
-        receive = settings.max_body_bytes or -1
-    send = settings.grpc_max_send_message_length
+    sizes = message_sizes(settings)
     options = [
-        ("grpc.max_receive_message_length", min(receive, INT32_MAX)),
-        ("grpc.max_send_message_length", -1 if send is None else min(send, INT32_MAX)),
+        ("grpc.max_receive_message_length", min(sizes.receive, INT32_MAX)),
+        ("grpc.max_send_message_length", min(sizes.send, INT32_MAX)),
         ("grpc.so_reuseport", int(settings.workers > 1)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.http2.max_ping_strikes", 2),

@@ -7,36 +7,32 @@ task; a client that takes it back cancels it, a deadline ends it with DEADLINE_E
 import asyncio
 import base64
 import binascii
-import logging
 import ssl
 import struct
 import time
-import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from socket import socket
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 
 from headrace.http.frames import to_block
 from headrace.http.http2 import Http2Connection, Http2Limits, Stream
+from headrace.server.errors import InvalidInput, ServingError, Unsupported
 from headrace.server.grpc.calls import Calls
-
-log = logging.getLogger(__name__)
+from headrace.server.grpc.errors import to_status
+from headrace.server.grpc.fields import MessageSizes, decompressed, status_text, timeout_s
 
 PREFIX = struct.Struct(">BI")  # of a message: whether it is compressed, and its length
 CONTENT_TYPE = b"application/grpc"
+ONE_MESSAGE = "expected one request message"
 FLUSH_S = 1.0  # for the last answers to be read once we stop
 _FIRST = (
     (":status", "200"),
     ("content-type", "application/grpc"),
     ("grpc-accept-encoding", "identity, deflate, gzip"),
 )
-_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_SAFE = "".join(chr(each) for each in range(0x20, 0x7F) if each != 0x25)
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _NOT_METADATA = frozenset(
     {b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"}
 )
@@ -129,9 +125,10 @@ class Rpc:
         self._encoding = headers.get(b"grpc-encoding", b"identity").decode("latin1")
         timeout = headers.get(b"grpc-timeout")
         if timeout is not None:
-            left_s = timeout_s(timeout)
-            if left_s is None:
-                self.end(grpc.StatusCode.INTERNAL, f"Bad grpc-timeout: {timeout!r}")
+            try:
+                left_s = timeout_s(timeout.decode("latin1"))
+            except InvalidInput as err:
+                self._fail(err)
                 return
             self._end_s = time.monotonic() + left_s
             self._timer = asyncio.get_running_loop().call_later(left_s, self._expired)
@@ -148,7 +145,7 @@ class Rpc:
         stream = self._stream
         fields = [("grpc-status", str(code.value[0]))]
         if details:
-            fields.append(("grpc-message", quote(details, safe=_SAFE)))
+            fields.append(("grpc-message", status_text(details)))
         fields += [_field(name, value) for name, value in (*self._trailing, *trailing)]
         if self._has_begun:
             stream.send_trailers(_OK if len(fields) == 1 and code is OK else to_block(fields))
@@ -172,7 +169,7 @@ class Rpc:
         try:
             if handler.unary_unary is not None:
                 answer = await handler.unary_unary(argument, self)
-                self._check_size(answer)
+                self._server.sizes.check_sent(len(answer))
                 self._begin()
                 self._stream.send_data(PREFIX.pack(0, len(answer)) + answer)
             elif handler.unary_stream is not None:
@@ -187,17 +184,13 @@ class Rpc:
         except asyncio.CancelledError:
             self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
         except Exception as err:
-            log.exception("call failed")
-            self.end(grpc.StatusCode.UNKNOWN, f"Unexpected {type(err).__name__}: {err}")
+            self._fail(err)
 
-    def _check_size(self, answer: bytes) -> None:
-        most = self._server.max_send_bytes
-        if 0 <= most < len(answer):
-            raise Aborted(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"Sent message larger than max ({len(answer)} vs. {most}) "
-                "(--grpc_max_send_message_length)",
-            )
+    def _fail(self, error: Exception) -> None:
+        """The request cannot be read."""
+        status = to_status(error)
+        self.end(status.code, status.details, status.trailing_metadata)
+        self._cancel()
 
     def _expired(self) -> None:
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -228,39 +221,36 @@ class Rpc:
             if piece:
                 self._take(piece)
             if is_last and self._held:
-                raise Aborted(grpc.StatusCode.INTERNAL, "the last message was cut off")
-        except Aborted as err:
-            self.end(err.code, err.details)
-            self._cancel()
+                raise InvalidInput("the last message was cut off")
+            if is_last and not is_stream and not self._messages:
+                raise Unsupported(ONE_MESSAGE)
+        except ServingError as err:
+            self._fail(err)
             return
         self._input_is_over = is_last
         if is_stream:
             if self._arrived is not None:
                 self._arrived.set()
         elif is_last:
-            if len(self._messages) != 1:
-                self.end(
-                    grpc.StatusCode.UNIMPLEMENTED,
-                    f"expected one request message, got {len(self._messages)}",
-                )
-            else:
-                self._start(self._messages.popleft())
+            self._start(self._messages.popleft())
 
     def _take(self, piece: bytes) -> None:
-        """Cut piece into messages. Raises Aborted."""
+        """Cut piece into messages. Raises ServingError."""
         data: bytes | bytearray = piece
         if self._held:
             self._held += piece
             data = self._held
-        at, size = 0, len(data)
+        at, size, sizes = 0, len(data), self._server.sizes
         while size - at >= PREFIX.size:
             flag, length = PREFIX.unpack_from(data, at)
-            self._server.check_received(length)
+            sizes.check_received(length)
             end = at + PREFIX.size + length
             if end > size:
                 break
             message = bytes(memoryview(data)[at + PREFIX.size : end])
-            self._messages.append(self._plain(message) if flag else message)
+            self._messages.append(
+                decompressed(message, self._encoding, sizes.receive) if flag else message
+            )
             self._unread.append(PREFIX.size + length)
             at = end
         if data is self._held:
@@ -268,43 +258,23 @@ class Rpc:
         elif at < size:
             self._held += memoryview(data)[at:]
         if len(self._messages) > 1 and not self._handler.request_streaming:
-            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, "expected one request message, got more")
-
-    def _plain(self, message: bytes) -> bytes:
-        bits = _WINDOW_BITS.get(self._encoding)
-        if bits is None:
-            raise Aborted(
-                grpc.StatusCode.UNIMPLEMENTED,
-                f"grpc-encoding {self._encoding!r} is not supported; send gzip or deflate",
-            )
-        most = self._server.max_receive_bytes
-        try:
-            inflater = zlib.decompressobj(bits)
-            found = inflater.decompress(message, most + 1 if most >= 0 else 0)
-        except zlib.error as err:
-            raise Aborted(grpc.StatusCode.INTERNAL, f"broken {self._encoding}: {err}") from err
-        self._server.check_received(len(found))
-        if not inflater.eof:
-            raise Aborted(grpc.StatusCode.INTERNAL, f"broken {self._encoding}: it ends too early")
-        return found
+            raise Unsupported(ONE_MESSAGE)
 
 
 class NativeServer:
     """serve() sockets or take over connections; stop() ends.
 
-    services: service name → method name → grpcio's handler object. Sizes: of messages, -1: none.
+    services: service name → method name → grpcio's handler object.
     """
 
     def __init__(
         self,
         services: Mapping[str, Mapping[str, Any]],
-        max_receive_bytes: int,
-        max_send_bytes: int,
+        sizes: MessageSizes,
         max_header_bytes: int,
         preface_timeout_s: float = 10.0,
     ) -> None:
-        self.max_receive_bytes = max_receive_bytes
-        self.max_send_bytes = max_send_bytes
+        self.sizes = sizes
         self._methods = {
             f"/{service}/{name}".encode(): handler
             for service, handlers in services.items()
@@ -365,15 +335,6 @@ class NativeServer:
         self._calls.discard(call)
         self._changed.set()
 
-    def check_received(self, length: int) -> None:
-        most = self.max_receive_bytes
-        if 0 <= most < length:
-            raise Aborted(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"Received message larger than max ({length} vs. {most}) (--max_body_bytes, "
-                "--grpc_max_receive_message_length)",
-            )
-
     def _connection(self) -> Http2Connection:
         connection = Http2Connection(self._opened, self._limits, self._closed)
         self._connections.add(connection)
@@ -403,14 +364,6 @@ class NativeServer:
         call.open(headers)
         if self._is_draining:
             stream.connection.go_away()
-
-
-def timeout_s(text: bytes) -> float | None:
-    """Of `grpc-timeout`; None for one that is none."""
-    digits, unit = text[:-1].decode("latin1"), text[-1:].decode("latin1")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 8 or unit not in _UNITS_S:
-        return None
-    return int(digits) * _UNITS_S[unit]
 
 
 def _metadatum(name: bytes, value: bytes) -> tuple[str, str | bytes]:

@@ -10,11 +10,9 @@ Metadata come and go as headers. A status other than OK is an empty answer of HT
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from headrace.http import in_task
 from headrace.server.control import Control
@@ -22,7 +20,6 @@ from headrace.server.dataplane import DataPlane
 from headrace.server.errors import (
     DeadlineExceeded,
     InvalidInput,
-    PayloadTooLarge,
     ServerNotReady,
     Unsupported,
 )
@@ -30,9 +27,15 @@ from headrace.server.grpc.admin import Admin
 from headrace.server.grpc.calls import STOPPING, UnaryCall, sendable
 from headrace.server.grpc.codec import parse
 from headrace.server.grpc.errors import to_status
+from headrace.server.grpc.fields import (
+    check_coding,
+    decompressed,
+    message_sizes,
+    status_text,
+    timeout_s,
+)
 from headrace.server.grpc.inference import SERVICE, Inference
 from headrace.server.grpc.messages import message_class
-from headrace.server.protocol import compression
 from headrace.server.rest.answer import Answer, error_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.routes import Route
@@ -42,10 +45,7 @@ from headrace.server.tensor import Buffer
 MEDIA_TYPE = "application/grpc"
 PREFIX_BYTES = 5  # of a frame: whether it is compressed, and its length
 SMALL_BYTES = 1 << 15  # what is inflated on the loop; more goes to a thread
-_UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _MAGIC = {"gzip": 0x1F, "deflate": 0x78}  # no message of ours begins like that
-_SAFE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _NOT_METADATA = frozenset(
     {
         *("accept", "connection", "content-length", "content-type", "host", "te"),
@@ -64,8 +64,7 @@ class GrpcBridge:
         self._control = control
         self._inference = Inference(plane, control, settings, max_concurrency=0)
         self._admin = Admin(plane, control, settings)
-        self._max_receive = settings.grpc_max_receive_message_length
-        self._max_send = settings.grpc_max_send_message_length
+        self._sizes = message_sizes(settings)
         self._limit_s = settings.request_timeout
         self._max_bytes = settings.max_body_bytes
 
@@ -101,22 +100,14 @@ class GrpcBridge:
             message = await self._decompressed(message, coding, is_framed)
         elif is_framed:
             message = _content(message, may_be_compressed=False)
-        if self._max_receive is not None and 0 <= self._max_receive < len(message):
-            raise PayloadTooLarge(
-                f"Received message larger than max ({len(message)} vs. {self._max_receive}) "
-                "(--grpc_max_receive_message_length)"
-            )
+        self._sizes.check_received(len(message))
         call.headers = call.context.headers = {
             key: value
             for key, value in sent.items()
             if key not in _NOT_METADATA and not key.endswith("-bin")
         }
         answer = await self._within(end_s, run, message, call)
-        if self._max_send is not None and 0 <= self._max_send < len(answer):
-            raise PayloadTooLarge(
-                f"Sent message larger than max ({len(answer)} vs. {self._max_send}) "
-                "(--grpc_max_send_message_length)"
-            )
+        self._sizes.check_sent(len(answer))
         parts: list[Buffer] = [answer]
         if is_framed:
             parts.insert(0, b"\0" + len(answer).to_bytes(4, "big"))
@@ -147,15 +138,13 @@ class GrpcBridge:
 
     async def _decompressed(self, body: Buffer, coding: str, is_framed: bool) -> Buffer:
         """The message in body. Where the frame is withheld, so is whether it is compressed."""
-        magic = _MAGIC.get(coding)
-        if magic is None:
-            raise Unsupported(f"grpc-encoding: expected gzip or deflate, got {coding!r}")
+        check_coding(coding)
         content = _content(body, may_be_compressed=True) if is_framed else body
-        if not (body[0] == 1 if is_framed else len(body) and body[0] == magic):
+        if not (body[0] == 1 if is_framed else len(body) and body[0] == _MAGIC[coding]):
             return content
         if len(content) <= SMALL_BYTES:
-            return compression.decompress(content, coding, self._max_bytes)
-        return await asyncio.to_thread(compression.decompress, content, coding, self._max_bytes)
+            return decompressed(content, coding, self._max_bytes)
+        return await asyncio.to_thread(decompressed, content, coding, self._max_bytes)
 
     async def _infer(self, message: Buffer, call: Call, end_s: float | None) -> bytes:
         return await self._inference.infer(message, call.context, end_s)
@@ -184,7 +173,7 @@ def _failed(error: Exception, call: Call) -> Answer:
     code: Any = status.code.value
     headers = _headers(call)
     headers["grpc-status"] = str(code[0])
-    headers["grpc-message"] = quote(status.details, safe=_SAFE)
+    headers["grpc-message"] = status_text(status.details)
     headers.update(status.trailing_metadata)
     return Answer([b""], content_type=MEDIA_TYPE, headers=headers)
 
@@ -218,10 +207,5 @@ def _end_s(timeout: str | None, started_ns: int) -> float | None:
     """The call's deadline on the monotonic clock, counted from when its head had come."""
     if timeout is None:
         return None
-    found = _TIMEOUT.fullmatch(timeout)
-    if found is None:
-        raise InvalidInput(
-            f"grpc-timeout: expected up to 8 digits and one of H, M, S, m, u and n, got {timeout!r}"
-        )
     spent_s = (time.perf_counter_ns() - started_ns) / 1e9
-    return time.monotonic() + int(found[1]) * _UNIT_S[found[2]] - spent_s
+    return time.monotonic() + timeout_s(timeout) - spent_s
