@@ -102,8 +102,3 @@ def human(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
-
-
-def goodput_per_s(latencies_s: Sequence[float], limit_s: float, seconds: float) -> float:
-    """Answers within limit_s per second of offered load."""
-    return sum(each <= limit_s for each in latencies_s) / seconds

@@ -21,11 +21,6 @@ class BatchWishes:
     delay_s: float = 0.0
     target_s: float = 0.0
 
-    @property
-    def is_said(self) -> bool:
-        """Whether somebody asked for batches, so that no trial has to allow them."""
-        return self.rows is not None and self.rows > 1
-
 
 def policy(wishes: BatchWishes, config: Mapping[str, Any], may_batch: bool) -> BatchPolicy:
     """The policy of one model. config: Triton's ModelConfig as JSON keys, empty for none.

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from headrace.server import batch_rows
+from headrace.server import batch_rows, checks
 from headrace.server.batch_queue import BatchQueue, Entry
 from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_rows import Tensors
@@ -84,7 +84,7 @@ class Batcher:
             and (context.deadline_s is None or time.monotonic() < context.deadline_s)
             and not executor.is_closed
             and executor.runs_inline(context.body_bytes)
-            and not (self._splits and self._rows(inputs) > self.policy.max_batch_size)
+            and not (self._splits and checks.row_count(inputs) > self.policy.max_batch_size)
         ):
             return self._run_directly(inputs, context)
         shape = batch_rows.shape_of(inputs)
@@ -136,9 +136,6 @@ class Batcher:
             if not self.record.direct_calls & SAMPLED:
                 shape = batch_rows.shape_of(inputs)
                 self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
-
-    def _rows(self, inputs: Tensors) -> int:
-        return inputs[0].array.shape[0] if inputs and inputs[0].array.ndim else 1
 
     async def _run_queued(
         self, inputs: Tensors, shape: batch_rows.Shape, context: Context

@@ -7,7 +7,7 @@ Order and texts: data-plane contract §2.5. A model that declares nothing gets s
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from headrace.server.errors import InferenceError, InvalidInput
+from headrace.server.errors import InvalidInput
 from headrace.server.request import Request
 from headrace.server.tensor import Tensor, TensorSpec
 
@@ -113,17 +113,6 @@ def v1_row_count(payload: Any) -> int:
         if isinstance(rows, list):
             return len(rows)
     return 1
-
-
-def check_rows(inputs: Sequence[Tensor], outputs: Sequence[Tensor], model_name: str) -> None:
-    """Raises InferenceError if a batched model gave back another number of rows than it got."""
-    rows = row_count(inputs)
-    for tensor in outputs:
-        got = tensor.shape[0] if tensor.shape else 0
-        if got != rows:
-            raise InferenceError(
-                f"model '{model_name}' got {rows} rows but output '{tensor.name}' has {got}"
-            )
 
 
 def _unexpected_output(name: str, model_name: str, known: Sequence[str]) -> InvalidInput:
