@@ -15,8 +15,10 @@ import h2.events
 import pytest
 
 from headrace.http import frames
-from headrace.http.frames import Code, Kind, pack, to_block
-from headrace.http.http2 import MAX_CONTROL, MAX_RESETS, Http2Connection, Http2Limits, Stream
+from headrace.http.frames import Code, Kind, pack
+from headrace.http.header_blocks import to_block
+from headrace.http.http2 import MAX_CONTROL, MAX_RESETS, Http2Connection, Http2Limits
+from headrace.http.http2_stream import Stream
 
 ASKED = [(":method", "POST"), (":path", "/a"), (":scheme", "http"), (":authority", "t")]
 OK = to_block([(":status", "200")])

@@ -1,8 +1,4 @@
-"""HTTP/2 frames and header blocks as bytes (RFC 9113 §4, §6; RFC 7541 §6). Pure.
-
-Blocks are written without a dynamic table and without Huffman coding: every field a literal, so a
-block that is sent again is the same bytes again. Reading them is hpack's.
-"""
+"""HTTP/2 frames as bytes (RFC 9113 §4, §6). Pure."""
 
 import struct
 from collections.abc import Iterable
@@ -94,27 +90,6 @@ def pack_block(stream: int, block: bytes, is_end: bool, max_frame_bytes: int) ->
         piece, rest = rest[:max_frame_bytes], rest[max_frame_bytes:]
         frames.append(pack(Kind.CONTINUATION, 0 if rest else END_HEADERS, stream, piece))
     return b"".join(frames)
-
-
-def to_block(fields: Iterable[tuple[str, str]]) -> bytes:
-    """fields, names in lower case, as a header block."""
-    return b"".join(
-        b"\x00" + _string(name.encode("ascii")) + _string(value.encode("latin1"))
-        for name, value in fields
-    )
-
-
-def _string(text: bytes) -> bytes:
-    size = len(text)
-    if size < 0x7F:
-        return bytes([size]) + text
-    parts = bytearray([0x7F])
-    size -= 0x7F
-    while size > 0x7F:
-        parts.append(size & 0x7F | 0x80)
-        size >>= 7
-    parts.append(size)
-    return bytes(parts) + text
 
 
 def unpadded(content: bytes, flags: int) -> bytes:

@@ -7,23 +7,19 @@ sends before it is read, and how often it may open and take back.
 
 import asyncio
 import struct
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import hpack
-
 from headrace.http import frames
+from headrace.http.exchange import Buffer
 from headrace.http.frames import Broken, Code, Kind, Setting
+from headrace.http.header_blocks import BlockReader
+from headrace.http.http2_stream import Stream
 
-Buffer = bytes | bytearray | memoryview
-Fields = Sequence[tuple[str, str]]
 WATCH_S = 10.0  # over which abuse is counted
 MAX_RESETS = 2000  # streams taken back or refused
 MAX_CONTROL = 5000  # pings, settings and empty frames
-MAX_REMEMBERED = 1024  # header blocks of one connection
-STATIC_ENTRIES = 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,123 +32,6 @@ class Http2Limits:
     max_window_bytes: int = 1 << 20
     max_frame_bytes: int = 1 << 18
     connection_window_bytes: int = 64 << 20
-
-
-class Stream:
-    """One request and its answer. headers: names and values as they came, pseudo-headers too.
-
-    on_data(piece, is_last) is called for each piece of the body, in order; on_reset() once if the
-    client takes the request back, or the connection ends before the answer has.
-    """
-
-    __slots__ = (
-        "_pending",
-        "_received",
-        "_trailers",
-        "connection",
-        "headers",
-        "id",
-        "is_local_over",
-        "is_remote_over",
-        "is_reset",
-        "on_data",
-        "on_reset",
-        "send_window",
-        "state",
-        "unread",
-    )
-
-    def __init__(self, connection: "Http2Connection", number: int, send_window: int) -> None:
-        self.connection = connection
-        self.id = number
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.on_data: Callable[[bytes, bool], None] | None = None
-        self.on_reset: Callable[[], None] | None = None
-        self.state: Any = None  # the application's own
-        self.send_window = send_window
-        self.is_remote_over = False
-        self.is_local_over = False
-        self.is_reset = False
-        self.unread: asyncio.Future[None] | None = None  # the client does not keep up
-        self._pending: deque[memoryview] = deque()
-        self._received = 0  # bytes the client has not got its window back for
-        self._trailers: bytes | None = None
-
-    @property
-    def peer(self) -> Any:
-        return self.connection.peer
-
-    def send_headers(self, block: bytes) -> None:
-        """block: of `frames.to_block`."""
-        if not self.is_reset:
-            connection = self.connection
-            connection.write(frames.pack_block(self.id, block, False, connection.peer_frame_bytes))
-
-    def send_data(self, data: Buffer) -> None:
-        """As the windows let it; `unread` is set while some of it waits."""
-        if self.is_reset:
-            return
-        if not self._pending and len(data) <= self.connection.sendable(self):
-            self.connection.write_data(self, data)
-        else:
-            self._pending.append(memoryview(data).cast("B"))
-            self.flush()
-
-    def send_trailers(self, block: bytes) -> None:
-        """The end of the answer, once all content has gone."""
-        if self.is_reset or self.is_local_over:
-            return
-        self._trailers = block
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what the windows let through."""
-        connection = self.connection
-        while self._pending:
-            left = connection.sendable(self)
-            if left <= 0:
-                if self.unread is None:
-                    self.unread = asyncio.get_running_loop().create_future()
-                return
-            piece = self._pending[0]
-            if len(piece) <= left:
-                self._pending.popleft()
-                connection.write_data(self, piece)
-            else:
-                self._pending[0] = piece[left:]
-                connection.write_data(self, piece[:left])
-        self._keeps_up()
-        if self._trailers is not None and not self.is_local_over:
-            self.is_local_over = True
-            connection.write(
-                frames.pack_block(self.id, self._trailers, True, connection.peer_frame_bytes)
-            )
-            connection.answered(self)
-
-    def consumed(self, size_bytes: int) -> None:
-        """So many bytes of the body have been read: the client may send as many more."""
-        self._received += size_bytes
-        connection = self.connection
-        if self._received >= connection.limits.max_window_bytes // 2 and not self.is_remote_over:
-            connection.write(frames.pack_window_update(self.id, self._received))
-            self._received = 0
-
-    def reset(self, code: Code) -> None:
-        """End the stream without an answer, or without the rest of the request."""
-        if not self.is_reset:
-            self.connection.write(frames.pack(Kind.RST_STREAM, 0, self.id, struct.pack(">I", code)))
-            self.close()
-            self.connection.forget(self)
-
-    def close(self) -> None:
-        self.is_reset = True
-        self._pending.clear()
-        self._keeps_up()
-
-    def _keeps_up(self) -> None:
-        unread, self.unread = self.unread, None
-        if unread is not None and not unread.done():
-            unread.set_result(None)
 
 
 class Http2Connection(asyncio.Protocol):
@@ -177,8 +56,7 @@ class Http2Connection(asyncio.Protocol):
         self._held = b""
         self._has_preface = False
         self._has_settings = False
-        self._decoder = hpack.Decoder(limits.max_header_bytes)
-        self._blocks: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        self._headers = BlockReader(limits.max_header_bytes)
         self._block: bytearray | None = None  # of a request whose headers are still coming
         self._block_of = 0
         self._block_ends_stream = False
@@ -400,7 +278,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _take_block(self, number: int, block: bytes) -> None:
         is_last = self._block_ends_stream
-        fields = self._decoded(block)
+        fields = self._headers.read(block)
         stream = self.streams.get(number)
         if stream is not None:  # trailers
             if not is_last or stream.is_remote_over:
@@ -425,27 +303,6 @@ class Http2Connection(asyncio.Protocol):
         self._opened(stream)
         if is_last and stream.on_data is not None and not stream.is_reset:
             stream.on_data(b"", True)
-
-    def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Blocks that change no table are remembered while none does."""
-        known = self._blocks.get(block)
-        if known is not None:
-            return known
-        entries = self._decoder.header_table.dynamic_entries
-        before = (len(entries), entries[0] if entries else None, self._decoder.header_table_size)
-        try:
-            fields = [(bytes(n), bytes(v)) for n, v in self._decoder.decode(block, raw=True)]
-        except hpack.OversizedHeaderListError as err:
-            raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long") from err
-        except (hpack.HPACKError, ValueError, IndexError, UnicodeDecodeError) as err:
-            raise Broken(Code.COMPRESSION_ERROR, f"the headers cannot be read: {err}") from err
-        entries = self._decoder.header_table.dynamic_entries
-        after = (len(entries), entries[0] if entries else None, self._decoder.header_table_size)
-        if after[0] != before[0] or after[1] is not before[1] or after[2] != before[2]:
-            self._blocks.clear()
-        elif len(self._blocks) < MAX_REMEMBERED:
-            self._blocks[block] = fields
-        return fields
 
     def _take_priority(self, flags: int, number: int, content: bytes) -> None:
         if len(content) != 5 or not number:

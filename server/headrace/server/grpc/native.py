@@ -17,8 +17,9 @@ from typing import Any
 
 import grpc
 
-from headrace.http.frames import to_block
-from headrace.http.http2 import Http2Connection, Http2Limits, Stream
+from headrace.http.header_blocks import to_block
+from headrace.http.http2 import Http2Connection, Http2Limits
+from headrace.http.http2_stream import Stream
 from headrace.server.errors import InvalidInput, ServingError, Unsupported
 from headrace.server.grpc.calls import Calls
 from headrace.server.grpc.errors import to_status
