@@ -14,13 +14,12 @@ from headrace.server.errors import ModelMissingError
 from headrace.server.loading import (
     ModelSource,
     NamedPath,
-    find_name,
-    found_format,
     load_instances,
     load_servable,
     parse_source,
     placed,
 )
+from headrace.server.model_files import find_name, found_format
 from headrace.server.model_servable import ModelServable
 from headrace.server.placement import Device, Group, Kind
 from headrace.server.servable import TensorServable
@@ -70,7 +69,7 @@ def folder(path: Path, **files: str | bytes) -> Path:
     ],
 )
 def test_guessing(files: dict[str, str | bytes], framework: str, tmp_path: Path) -> None:
-    assert find_name(ModelSource(folder(tmp_path, **files))) == framework
+    assert find_name(folder(tmp_path, **files)) == framework
 
 
 @pytest.mark.parametrize(
@@ -112,20 +111,20 @@ def test_guessing_refuses(
     files: dict[str, str | bytes], kind: type[ModelLoadError], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(kind) as refused:
-        found_format(ModelSource(folder(tmp_path, **files)))
+        found_format(folder(tmp_path, **files))
     assert str(refused.value) == said.format(tmp_path)
 
 
 @pytest.mark.parametrize("framework", [None, "sklearn"])
 def test_a_path_that_is_not_there(framework: str | None, tmp_path: Path) -> None:
     with pytest.raises(ModelMissingError) as refused:
-        found_format(ModelSource(tmp_path / "m", framework))
+        found_format(tmp_path / "m", framework)
     assert str(refused.value) == f"Missing model under path {tmp_path / 'm'}"
 
 
 def test_a_framework_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError) as refused:
-        found_format(ModelSource(tmp_path, "paddle"))
+        found_format(tmp_path, "paddle")
     assert str(refused.value) == (
         "--framework paddle: no such predictor; installed: "
         "custom, echo, lightgbm, mlflow, onnx, pytorch, sklearn, xgboost"
@@ -137,19 +136,19 @@ def test_the_one_file_of_a_named_framework(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "model.joblib").touch()
     for framework, name in [("sklearn", "model.joblib"), ("onnx", "other.onnx")]:
-        found, path = found_format(ModelSource(tmp_path, framework))
+        found, path = found_format(tmp_path, framework)
         assert (found.name, path) == (framework, tmp_path / name)
 
 
 def test_a_file_named_itself_may_have_any_name(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
-    assert found_format(ModelSource(tmp_path / "weights", "onnx"))[1] == tmp_path / "weights"
+    assert found_format(tmp_path / "weights", "onnx")[1] == tmp_path / "weights"
 
 
 def test_several_files_are_kserves_refusal(tmp_path: Path) -> None:
     folder(tmp_path, a__joblib="", b__pkl="")
     with pytest.raises(ModelLoadError) as refused:
-        found_format(ModelSource(tmp_path))
+        found_format(tmp_path)
     files = [str(tmp_path / "a.joblib"), str(tmp_path / "b.pkl")]
     assert str(refused.value) == (
         f"More than one model file is detected, Only one is allowed within model_dir: {files}"
@@ -159,7 +158,7 @@ def test_several_files_are_kserves_refusal(tmp_path: Path) -> None:
 def test_no_file_is_kserves_refusal(tmp_path: Path) -> None:
     folder(tmp_path, model__onnx="")
     with pytest.raises(ModelMissingError) as refused:
-        found_format(ModelSource(tmp_path, "sklearn"))
+        found_format(tmp_path, "sklearn")
     assert str(refused.value) == f"Missing model under path {tmp_path}"
 
 
@@ -190,7 +189,7 @@ def test_a_broken_off_download_is_not_served(tmp_path: Path) -> None:
     folder(tmp_path, model__onnx="")
     (tmp_path / f"{PARTIAL}abc").mkdir()
     with pytest.raises(ModelLoadError) as refused:
-        found_format(ModelSource(tmp_path))
+        found_format(tmp_path)
     assert str(refused.value) == (
         f"{tmp_path}: the download into this folder was broken off; "
         "run headrace pull again, it goes on where it stopped"

@@ -25,15 +25,14 @@ from headrace.server.admission import estimate
 from headrace.server.batch_settings import BatchWishes
 from headrace.server.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound
 from headrace.server.loading import (
-    MLSERVER_SETTINGS,
     Devices,
     ModelSource,
     estimated_bytes,
-    known_extensions,
     load_served,
     no_gpus,
 )
 from headrace.server.model_config import ModelConfig
+from headrace.server.model_files import MLSERVER_SETTINGS, known_extensions
 from headrace.server.placement import count
 from headrace.server.repository import ServedModel, sort_versions
 from headrace.server.servable import TensorServable

@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection
 
 from headrace.server import memory
 from headrace.server.isolation_messages import Failed, Load, Loaded, Ran, Run, encode, to_child
-from headrace.server.loading import decode_source, find_name, load_instances
+from headrace.server.loading import decode_source, load_instances
 from headrace.server.model import Model
+from headrace.server.model_files import find_name
 from headrace.server.predictor import Predictor
 from headrace.server.remote_errors import to_wire
 from headrace.server.shared_block import Block
@@ -56,7 +57,7 @@ def load(message: Load) -> tuple[Predictor | None, Loaded]:
     if isinstance(loaded, Model):
         return None, Loaded(is_model=True)
     warm_up(message.name, [loaded], source.config, source.path)
-    platform = getattr(loaded, "platform", "") or find_name(source)
+    platform = getattr(loaded, "platform", "") or find_name(source.path, source.framework)
     excess = excess_bytes(message.name, [loaded], source.max_batch_size)
     size = memory.pss_bytes()
     used = memory.Usage(size, size + excess)

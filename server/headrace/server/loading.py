@@ -1,8 +1,7 @@
-"""From a path to a `Servable`: which format a file has, how it is loaded, what runs it.
+"""From a `ModelSource` to a `Servable`: where its instances go, how they are loaded, what runs them.
 
-`headrace serve PATH` guesses from the files; `name=format:path` and --framework say it. The rules
-(which extensions, exactly one file, the messages) are data-plane contract §6.4's. Loading happens
-in a thread; nothing here runs on the event loop's time.
+`headrace serve PATH` guesses the format from the files (model_files.py); `name=format:path` and
+--framework say it. Loading happens in a thread; nothing here runs on the event loop's time.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from headrace.server import batch_settings, isolation, memory
 from headrace.server.admission import estimate
 from headrace.server.batch_settings import BatchWishes
 from headrace.server.batch_trial import Trial, try_batches
-from headrace.server.errors import ModelLoadError, ModelMissingError, ModelNotFound, ServingError
+from headrace.server.errors import ModelLoadError, ModelNotFound, ServingError
 from headrace.server.execution import (
     ALWAYS_INLINE,
     Executor,
@@ -31,24 +30,21 @@ from headrace.server.execution import (
 from headrace.server.isolation_messages import Load
 from headrace.server.memory import Usage
 from headrace.server.model import Model
+from headrace.server.model_files import file_bytes, find_name, found_format
 from headrace.server.model_servable import ModelServable
 from headrace.server.placement import Device, GpuUse, Group, Kind, Placement, count, place
 from headrace.server.predictor import (
     LoadOptions,
     Predictor,
-    PredictorFormat,
-    find_format,
-    known_formats,
 )
 from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
-from headrace.server.storage import is_downloaded, unfinished
+from headrace.server.storage import is_downloaded
 from headrace.server.warm_up import excess_bytes, warm_up
 
 log = logging.getLogger(__name__)
 
-MLSERVER_SETTINGS = "model-settings.json"  # lies beside models whose own extension is .json
 Devices = Callable[[], Sequence[Device]]  # the GPUs there are, and their free memory now
 _WITH_FORMAT = re.compile(r"(?P<framework>[a-z][a-z0-9_]*):(?P<path>.+)", re.DOTALL)
 
@@ -137,12 +133,7 @@ class SourceLoader:
 
 def estimated_bytes(source: ModelSource) -> int:
     """What source may need, by its files; before anybody has loaded it."""
-    return estimate(_file_bytes(source.path), count(source.wanted, 0))
-
-
-def _file_bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(each.stat().st_size for each in files if each.is_file())
+    return estimate(file_bytes(source.path), count(source.wanted, 0))
 
 
 async def load_served(name: str, source: ModelSource, devices: Devices = no_gpus) -> ServedModel:
@@ -168,7 +159,7 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
     else:
         inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE
         executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
-        platform = getattr(first, "platform", "") or find_name(source)
+        platform = getattr(first, "platform", "") or find_name(source.path, source.framework)
         trial = loaded.trial
         policy = batch_settings.policy(source.batching, source.config, trial.may_batch)
         servable = TensorServable(executor, platform, loaded.passive, policy, trial.latency)
@@ -267,7 +258,7 @@ def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelS
     """source with a placement for every instance. Raises ModelLoadError."""
     if source.placements:
         return source
-    use = found_format(source)[0].gpu
+    use = found_format(source.path, source.framework)[0].gpu
     wants_gpu = any(
         group.kind is Kind.GPU or (group.kind is Kind.AUTO and use is GpuUse.AUTO)
         for group in source.wanted
@@ -278,7 +269,7 @@ def placed(name: str, source: ModelSource, devices: Devices = no_gpus) -> ModelS
             source.wanted,
             gpus,
             use,
-            _file_bytes(source.path) if gpus else 0,  # the least a GPU must hold of it
+            file_bytes(source.path) if gpus else 0,  # the least a GPU must hold of it
             has_processes=source.isolation is Isolation.PROCESS,
         )
     except ModelLoadError as err:
@@ -337,7 +328,7 @@ def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
 
     Raises ModelLoadError; what a framework raised keeps its class and text in the message.
     """
-    model_format, path = found_format(source)
+    model_format, path = found_format(source.path, source.framework)
     downloaded = source.options.is_downloaded or is_downloaded(path)
     options = replace(source.options, model_name=name, is_downloaded=downloaded)
     instances: list[Predictor | Model] = []
@@ -359,90 +350,3 @@ def load_instances(name: str, source: ModelSource) -> list[Predictor | Model]:
             )
         instances.append(loaded)
     return instances
-
-
-def found_format(source: ModelSource) -> tuple[PredictorFormat, Path]:
-    """The format of source and the file or folder to give it. Raises ModelLoadError."""
-    path = source.path
-    if not path.exists():
-        raise ModelMissingError(path)
-    if path.is_dir() and unfinished(path):
-        raise ModelLoadError(
-            f"{path}: the download into this folder was broken off; "
-            "run headrace pull again, it goes on where it stopped"
-        )
-    model_format = find_format(source.framework) if source.framework else guess(path)
-    return model_format, path if model_format.wants_folder else model_file(path, model_format)
-
-
-def find_name(source: ModelSource) -> str:
-    """The name of source's format."""
-    return source.framework or guess(source.path).name
-
-
-def model_file(path: Path, model_format: PredictorFormat) -> Path:
-    """The one model file: path itself, or the only fitting file directly in folder path.
-
-    Raises ModelMissingError, or ModelLoadError with KServe's sentence for several.
-    """
-    if path.is_file():
-        return path
-    found = model_files(path, model_format)
-    if not found:
-        raise ModelMissingError(path)
-    if len(found) > 1:
-        raise ModelLoadError(
-            "More than one model file is detected, "
-            f"Only one is allowed within model_dir: {[str(each) for each in found]}"
-        )
-    return found[0]
-
-
-def model_files(folder: Path, model_format: PredictorFormat) -> list[Path]:
-    """Files directly in folder with an extension of model_format, by name."""
-    return sorted(
-        each
-        for each in folder.iterdir()
-        if each.is_file()
-        and each.suffix.lower() in model_format.extensions
-        and each.name != MLSERVER_SETTINGS
-    )
-
-
-def guess(path: Path) -> PredictorFormat:
-    """The only installed format that claims path, or a file directly in it.
-
-    Raises ModelLoadError for none or several.
-    """
-    if not path.exists():
-        raise ModelMissingError(path)
-    formats: list[PredictorFormat] = [point.load() for point in known_formats().values()]
-    claimed = [each for each in formats if _claims(each, path)]
-    folders = [each for each in claimed if each.wants_folder]
-    if folders:  # an MLmodel or a model.py speaks for all that lies beside it
-        claimed = folders
-    if len(claimed) == 1:
-        return claimed[0]
-    if not claimed:
-        known = ", ".join(sorted(known_extensions()))
-        raise ModelMissingError(path, f"known are {known} and folders with an MLmodel")
-    names = ", ".join(sorted(each.name for each in claimed))
-    raise ModelLoadError(
-        f"{path}: could be {names}; say which with --framework, or as name=format:path"
-    )
-
-
-def _claims(model_format: PredictorFormat, path: Path) -> bool:
-    claims = model_format.claims
-    if claims is None:
-        return False
-    if model_format.wants_folder:
-        return path.suffix.lower() in model_format.extensions if path.is_file() else claims(path)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return any(claims(each) for each in files if each.is_file())
-
-
-def known_extensions() -> frozenset[str]:
-    """Extensions of model files of every installed format, with the dot."""
-    formats: list[PredictorFormat] = [point.load() for point in known_formats().values()]
-    return frozenset(suffix for each in formats for suffix in each.extensions)
