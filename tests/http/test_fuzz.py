@@ -181,7 +181,7 @@ def test_any_bytes_to_tornados_side() -> None:
 async def settled(fed: Fed) -> None:
     """Until the handler has answered, or the connection waits for the client."""
     for _ in range(200):
-        exchange = fed.connection.exchange
+        exchange = fed.connection._exchange
         if fed.is_answered or exchange is None or fed.connection.deadline_s < NEVER:
             return
         await asyncio.sleep(0)

@@ -203,10 +203,6 @@ class Connection(asyncio.BufferedProtocol):
         return self._write_buffer_bytes() > 0
 
     @property
-    def exchange(self) -> Exchange | None:
-        return self._exchange
-
-    @property
     def ssl_object(self) -> Any:
         return self._extra("ssl_object")
 

@@ -95,7 +95,10 @@ def test_a_watch_ends_when_its_client_goes(server: GrpcServer) -> None:
         async with serving as started, channel(started) as client:
             call = client.unary_stream(WATCH)(b"")
             assert await call.read() == LIVE_ANSWER  # SERVING has the same bytes
+            open_calls = started._grpc._calls._open
+            assert len(open_calls) == 1
             call.cancel()
+            await until(lambda: not open_calls)
 
     run(work)
 
