@@ -1,4 +1,4 @@
-"""From a `ModelSource` to a `Servable`: where its instances go, how they are loaded, what runs them.
+"""From a `ModelSource` to a `Servable`: where instances go, how they are loaded, what runs them.
 
 `headrace serve PATH` guesses the format from the files (model_files.py); `name=format:path` and
 --framework say it. Loading happens in a thread; nothing here runs on the event loop's time.
