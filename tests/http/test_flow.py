@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from headrace.http import Exchange, HttpServer, Limits
-from headrace.http.connection import HELD_BYTES, Connection
+from headrace.http.connection import Connection
+from headrace.http.intake import HELD_BYTES
 from headrace.http.server import RECEIVE_BYTES
 from tests.http.application import Events, application
 from tests.http.certificates import Authority
@@ -168,11 +169,13 @@ def test_an_idle_connection_holds_no_parser(kind: Kind) -> None:
         server, _ = recording(Limits())
         async with serving(server) as served, connected(served.port) as client:
             await client.send(GET[:20])
-            await until(lambda: bool(server.connections) and only(server)._reader is not None)
+            await until(
+                lambda: bool(server.connections) and only(server)._intake.reader is not None
+            )
             await client.send(GET[20:])
             await client.read_replies(ReplyReader(), 1)
             assert only(server).is_idle
-            assert only(server)._reader is None
+            assert only(server)._intake.reader is None
 
     kind.run(run())
 
@@ -210,7 +213,7 @@ def test_a_slow_reader_stops_the_producer(kind: Kind) -> None:
             for _ in range(50):
                 await asyncio.sleep(0)
             assert len(produces.events) <= count + 1
-            assert only(server)._write_buffer_bytes() < 4 * len(PIECE)
+            assert only(server)._unsent_bytes() < 4 * len(PIECE)
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             while len(produces.events) < 4 * count + 4:
                 await client.read()
@@ -264,8 +267,8 @@ def test_a_slow_handler_stops_the_upload(kind: Kind) -> None:
         head = b"POST /upload?gated=yes HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % size
         async with serving(server) as served, connected(served.port) as client:
             sending = asyncio.create_task(client.send(head + bytes(size)))
-            await until(lambda: bool(server.connections) and only(server)._is_paused)
-            assert len(only(server)._held) <= HELD_BYTES + RECEIVE_BYTES
+            await until(lambda: bool(server.connections) and only(server).inflow.is_paused)
+            assert len(only(server)._intake.held) <= HELD_BYTES + RECEIVE_BYTES
             assert events.seen.count("data") <= 1
             assert not sending.done()
             events.go.set()
@@ -278,7 +281,7 @@ def test_a_slow_handler_stops_the_upload(kind: Kind) -> None:
 
 
 def came(server: HttpServer) -> int:
-    body = only(server)._body
+    body = only(server)._intake.body
     return 0 if body is None else body._came
 
 
@@ -362,8 +365,8 @@ def test_pipelined_requests_are_bounded_and_answered_in_order(kind: Kind) -> Non
         asked = [head % (n, padding) for n in range(count)]
         async with serving(server) as served, connected(served.port) as client:
             sending = asyncio.create_task(client.send(b"".join(asked) + LAST))
-            await until(lambda: bool(server.connections) and only(server)._is_paused)
-            assert len(only(server)._held) <= HELD_BYTES + RECEIVE_BYTES
+            await until(lambda: bool(server.connections) and only(server).inflow.is_paused)
+            assert len(only(server)._intake.held) <= HELD_BYTES + RECEIVE_BYTES
             assert waits.events == ["entered /0"]
             waits.go.set()
             bodies = [reply.body for reply in replies(await client.read_all())]

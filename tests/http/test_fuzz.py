@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.http import HttpServer, Limits
-from headrace.http.connection import HELD_BYTES, NEVER
+from headrace.http.intake import HELD_BYTES
 from headrace.http.server import RECEIVE_BYTES
+from headrace.http.state import NEVER
 from tests.http import mutation
 from tests.http.application import application
 from tests.http.fed import Fed, Recorder, recording
@@ -58,7 +59,7 @@ def check(server: HttpServer, recorder: Recorder, data: bytes, cut: list[bytes])
     fed = Fed(server)
     connection = fed.connection
     fed.feed(cut)
-    assert len(connection._held) <= HELD_BYTES + RECEIVE_BYTES
+    assert len(connection._intake.held) <= HELD_BYTES + RECEIVE_BYTES
     end = "closed"
     if not fed.is_answered:
         assert not fed.wire.is_paused, "reading is paused, and nobody will resume it"
@@ -181,7 +182,7 @@ def test_any_bytes_to_tornados_side() -> None:
 async def settled(fed: Fed) -> None:
     """Until the handler has answered, or the connection waits for the client."""
     for _ in range(200):
-        exchange = fed.connection._exchange
+        exchange = fed.connection.exchange
         if fed.is_answered or exchange is None or fed.connection.deadline_s < NEVER:
             return
         await asyncio.sleep(0)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from socket import socket
 from typing import TYPE_CHECKING, Protocol
 
-from headrace.http.connection import Connection, Receiver
+from headrace.http.body import Receiver
+from headrace.http.connection import Connection
 from headrace.http.exchange import Exchange
 from headrace.http.head import HeadReader, KnownHeads
 from headrace.http.limits import Limits, Render, render
