@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.server import batch_rows
-from headrace.server.batch_rows import RowErrors
+from headrace.server import batch_rows, batch_work
+from headrace.server.batch_rows import TensorWork
+from headrace.server.batch_work import RowErrors
 from headrace.server.errors import InferenceError
 from headrace.server.tensor import Tensor, TensorSpec
 
@@ -33,7 +34,8 @@ def fp32(*rows: float, name: str = "x", width: int = 1) -> Tensor:
 
 def run(predictor: Fake, *requests: list[Tensor], isolates: bool = True) -> list[Any]:
     rows = [batch_rows.shape_of(each).rows for each in requests]
-    found = batch_rows.run(predictor, requests, rows, "m", isolates)
+    attempts = batch_work.attempts(TensorWork("m"), requests, rows, isolates)
+    found = batch_work.run(attempts, predictor)
     return [
         each if isinstance(each, BaseException) else each[0].array.ravel().tolist()
         for each in found

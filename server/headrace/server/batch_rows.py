@@ -1,42 +1,54 @@
-"""How requests share one call of a predictor: which may, how rows are joined, and parted again.
+"""Tensors as batcher's work: which requests may share a call, how rows are joined, and parted.
 
 Rows are the first dimension of every input and output. A batch of one request is passed through
 as it came; of several, each input is joined once and each output is handed out as views.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
+from headrace.server.batch_work import Shape
 from headrace.server.errors import InferenceError
-from headrace.server.execution import guarded
-from headrace.server.predictor import Predictor
 from headrace.server.tensor import Tensor, TensorSpec
 
 Tensors = Sequence[Tensor]
-HOPELESS = 3  # requests of a failed batch that fail alone too, until the rest is not tried
 
 
-class RowErrors(Exception):
-    """Raised by a predictor whose batch went well but for some rows.
+class TensorWork:
+    """The `Work` of a `Predictor`."""
 
-    errors: by row of the batch it was given. outputs: of all rows, whatever stands in those.
-    """
+    is_async = False
+    can_split = True
 
-    def __init__(self, errors: Mapping[int, Exception], outputs: Tensors) -> None:
-        super().__init__(f"rows {sorted(errors)} failed")
-        self.errors = dict(errors)
-        self.outputs = outputs
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
 
+    def shape_of(self, payload: Tensors) -> Shape:
+        return shape_of(payload)
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """key: requests of equal keys may share a batch; None: this one runs alone."""
+    def join(self, payloads: Sequence[Tensors]) -> Tensors:
+        return payloads[0] if len(payloads) == 1 else join(payloads)
 
-    key: Hashable
-    rows: int
+    def share(
+        self, result: Tensors, payloads: Sequence[Tensors], rows: Sequence[int]
+    ) -> Sequence[Tensors]:
+        if len(payloads) == 1:
+            return [result]
+        check_rows(result, sum(rows), self._model_name)
+        return part(result, rows)
+
+    def part(self, payload: Tensors, rows: Sequence[int]) -> Sequence[Tensors]:
+        return part(payload, rows)
+
+    def merge(self, results: Sequence[Tensors], rows: Sequence[int]) -> Tensors:
+        for each, count in zip(results, rows, strict=True):
+            check_rows(each, count, self._model_name)
+        return join(results)
+
+    def describe(self, key: Hashable) -> str:
+        return describe(key)
 
 
 def is_by_rows(specs: Sequence[TensorSpec]) -> bool:
@@ -93,71 +105,6 @@ def check_rows(outputs: Tensors, rows: int, model_name: str) -> None:
                 f"model '{model_name}' got a batch of {rows} rows but its output "
                 f"'{tensor.name}' has {got}; it cannot be batched: set max_batch_size to 0"
             )
-
-
-def run(
-    predictor: Predictor,
-    requests: Sequence[Tensors],
-    rows: Sequence[int],
-    model_name: str,
-    isolates: bool = True,
-) -> list[Tensors | BaseException]:
-    """The outputs, or the error, of each request, in one call if it goes well; never raises.
-
-    isolates: after a failure each request runs alone, so that only the culprit fails.
-    """
-    total = sum(rows)
-    try:
-        if len(requests) == 1:
-            return [_predict(predictor, requests[0])]
-        outputs = _predict(predictor, join(requests))
-    except RowErrors as err:
-        return _with_row_errors(err, rows, total, model_name)
-    except BaseException as err:
-        if len(requests) == 1 or not isolates or not isinstance(err, Exception):
-            return [err] * len(requests)
-        return _one_by_one(predictor, requests, rows, model_name, err)
-    try:
-        check_rows(outputs, total, model_name)
-    except InferenceError as err:
-        return [err] * len(requests)
-    return list(part(outputs, rows))
-
-
-def _predict(predictor: Predictor, inputs: Tensors) -> Tensors:
-    return guarded(lambda instance: instance.predict(inputs), predictor)
-
-
-def _one_by_one(
-    predictor: Predictor,
-    requests: Sequence[Tensors],
-    rows: Sequence[int],
-    model_name: str,
-    error: Exception,
-) -> list[Tensors | BaseException]:
-    found: list[Tensors | BaseException] = []
-    for inputs, count in zip(requests, rows, strict=True):
-        if len(found) == HOPELESS and all(isinstance(each, Exception) for each in found):
-            return [*found, *[error] * (len(requests) - len(found))]  # the model, not a row
-        found += run(predictor, [inputs], [count], model_name)
-    return found
-
-
-def _with_row_errors(
-    error: RowErrors, rows: Sequence[int], total: int, model_name: str
-) -> list[Tensors | BaseException]:
-    try:
-        check_rows(error.outputs, total, model_name)
-    except InferenceError as err:
-        return [err] * len(rows)
-    found: list[Tensors | BaseException] = list(part(error.outputs, rows))
-    at = 0
-    for number, count in enumerate(rows):
-        failed = [row for row in range(at, at + count) if row in error.errors]
-        if failed:
-            found[number] = error.errors[failed[0]]
-        at += count
-    return found
 
 
 def describe(key: Any) -> str:

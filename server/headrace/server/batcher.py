@@ -3,21 +3,25 @@
     run(inputs) ─▶ an idle inline instance: called at once, nothing in between
                 └▶ queue ─▶ decide ─▶ instance of the Executor ─▶ each request's own reply
 
-V1, V2 and gRPC meet here. The event loop alone touches queue and counters; what runs in a thread
-is `batch_rows.run`. A caller that goes away leaves its neighbours alone.
+V1, V2 and gRPC meet here. What is in a request, and how some become one, is `Work`'s: tensors, or
+what a user's hooks exchange. The event loop alone touches queue and counters; what runs in a thread
+is `batch_work.run`. Asynchronous models are awaited in a task per batch. A caller that goes away
+leaves its neighbours alone; when all have gone, such a task is cancelled.
 """
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from headrace.server import batch_rows, checks
+from headrace.server import batch_work, checks
 from headrace.server.batch_queue import BatchQueue, Entry
 from headrace.server.batch_record import BatchRecord
-from headrace.server.batch_rows import Tensors
+from headrace.server.batch_rows import TensorWork
+from headrace.server.batch_work import Shape, Work
 from headrace.server.batching import (
     ONE_BY_ONE,
     BatchPolicy,
@@ -33,7 +37,6 @@ from headrace.server.batching import (
 from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout, ServingError
 from headrace.server.execution import UNLOADING, Executor, Mode, guarded
 from headrace.server.latency_model import LatencyModels
-from headrace.server.predictor import Predictor
 from headrace.server.reply_order import ReplyOrder
 from headrace.server.request import Context
 
@@ -44,34 +47,41 @@ SAMPLED = 63  # of direct calls, one in so many and one tells the latency model
 class _Batch:
     step: Send
     entries: list[Entry]
-    instance: Predictor
+    instance: Any
     sent_s: float
     started_ns: int
+    task: asyncio.Task[None] | None = None  # of an asynchronous model
 
 
 class Batcher:
-    """Runs requests of tensors on executor's instances, together where policy lets them."""
+    """Runs requests on executor's instances, together where policy lets them.
+
+    work: what they are; tensors if not said. Instances have a `predict` for what work joins.
+    """
 
     def __init__(
         self,
-        executor: Executor[Predictor],
+        executor: Executor[Any],
         policy: BatchPolicy = ONE_BY_ONE,
         models: LatencyModels | None = None,
+        work: Work | None = None,
     ) -> None:
         self.policy = policy
         self.models = models or LatencyModels()
         self.record = BatchRecord()
         self._executor = executor
+        self._work: Work = work or TensorWork(executor.model_name)
+        self._awaited: dict[Entry, _Batch] = {}  # in a batch of an asynchronous model
         self._company = Company()
         self._queue = BatchQueue(policy.ageing_s)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
         self._replies = ReplyOrder(policy.preserve_ordering)
-        self._splits = not policy.is_learned and policy.max_batch_size > 1
+        self._splits = not policy.is_learned and policy.max_batch_size > 1 and self._work.can_split
         self._is_direct = policy.never_waits and not policy.preserve_ordering
 
-    async def run(self, inputs: Tensors, context: Context) -> Tensors:
-        """The outputs of one request.
+    async def run(self, payload: Any, context: Context) -> Any:
+        """The result of one request: for tensors, its outputs.
 
         Raises what the model raised; QueueFull, QueueTimeout, ModelNotReady as `Executor.run`.
         """
@@ -84,13 +94,13 @@ class Batcher:
             and (context.deadline_s is None or time.monotonic() < context.deadline_s)
             and not executor.is_closed
             and executor.runs_inline(context.body_bytes)
-            and not (self._splits and checks.row_count(inputs) > self.policy.max_batch_size)
+            and not (self._splits and checks.row_count(payload) > self.policy.max_batch_size)
         ):
-            return self._run_directly(inputs, context)
-        shape = batch_rows.shape_of(inputs)
+            return self._run_directly(payload, context)
+        shape = self._work.shape_of(payload)
         if self._splits and shape.key is not None and shape.rows > self.policy.max_batch_size:
-            return await self._run_split(inputs, shape.rows, context)
-        return await self._run_queued(inputs, shape, context)
+            return await self._run_split(payload, shape.rows, context)
+        return await self._run_queued(payload, shape, context)
 
     def close(self) -> None:
         """Refuse what waits. Idempotent."""
@@ -110,22 +120,22 @@ class Batcher:
             "running": self._executor.running,
             "company_per_wait": round(self._company.gain, 3),
             "latency": [
-                {"shapes": batch_rows.describe(key), **model.to_json()}
+                {"shapes": self._work.describe(key), **model.to_json()}
                 for key, model in self.models.items()
             ],
             "useful_rows": {
-                batch_rows.describe(key): model.useful_rows(self.policy.max_batch_size)
+                self._work.describe(key): model.useful_rows(self.policy.max_batch_size)
                 for key, model in self.models.items()
             },
             **self.record.to_json(now_s),
         }
 
-    def _run_directly(self, inputs: Tensors, context: Context) -> Tensors:
-        """No queue, no future: the model is cheaper than they are."""
+    def _run_directly(self, payload: Any, context: Context) -> Any:
+        """No queue, no future: the model is cheaper than they are. Only predictors run inline."""
         executor = self._executor
         started_ns = time.perf_counter_ns()
         try:
-            return executor.free[0].predict(inputs)
+            return executor.free[0].predict(payload)
         except (StopIteration, SystemExit, KeyboardInterrupt) as err:
             return guarded(_raise, err)
         finally:
@@ -134,12 +144,10 @@ class Batcher:
             executor.note_inline(taken_ns)
             self.record.direct_calls += 1
             if not self.record.direct_calls & SAMPLED:
-                shape = batch_rows.shape_of(inputs)
+                shape = self._work.shape_of(payload)
                 self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
 
-    async def _run_queued(
-        self, inputs: Tensors, shape: batch_rows.Shape, context: Context
-    ) -> Tensors:
+    async def _run_queued(self, payload: Any, shape: Shape, context: Context) -> Any:
         executor, policy, now_s = self._executor, self.policy, time.monotonic()
         if executor.is_closed:
             raise ModelNotReady(executor.model_name, UNLOADING)
@@ -149,7 +157,7 @@ class Batcher:
             raise QueueTimeout
         key = shape.key if policy.max_batch_size > 1 else None
         entry = Entry(
-            (inputs, context),
+            (payload, context),
             shape.rows,
             context.body_bytes,
             now_s,
@@ -160,7 +168,7 @@ class Batcher:
         set_limits(entry, policy, self.models.of(key))
         if not (executor.free and policy.never_waits):
             self._check_bounds(entry)
-        reply: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         entry.reply = reply
         self._queue.add(entry)
         executor.pending_requests += 1
@@ -172,10 +180,12 @@ class Batcher:
         except asyncio.CancelledError:
             if entry.group is not None:
                 self._leave(entry)
+            elif entry in self._awaited:
+                self._abandon(self._awaited[entry])
             self._replies.release()
             raise
 
-    async def _run_split(self, inputs: Tensors, rows: int, context: Context) -> Tensors:
+    async def _run_split(self, payload: Any, rows: int, context: Context) -> Any:
         """A request of more rows than a batch may have, in several; all of it, or its error."""
         most = self.policy.max_batch_size
         sizes = [min(most, rows - at) for at in range(0, rows, most)]
@@ -188,11 +198,11 @@ class Batcher:
             for _ in sizes
         ]
         tasks = [
-            asyncio.ensure_future(self._run_queued(each, batch_rows.shape_of(each), inner))
-            for each, inner in zip(batch_rows.part(inputs, sizes), contexts, strict=True)
+            asyncio.ensure_future(self._run_queued(each, self._work.shape_of(each), inner))
+            for each, inner in zip(self._work.part(payload, sizes), contexts, strict=True)
         ]
         try:
-            outputs = await asyncio.gather(*tasks)
+            results = await asyncio.gather(*tasks)
         except BaseException:
             for task in tasks:
                 task.cancel()
@@ -203,9 +213,7 @@ class Batcher:
         stages.compute_infer_ns += sum(inner.stages.compute_infer_ns for inner in contexts)
         stages.executions = sum(inner.stages.executions for inner in contexts)
         stages.batch_rows = max(inner.stages.batch_rows for inner in contexts)
-        for each, count in zip(outputs, sizes, strict=True):
-            batch_rows.check_rows(each, count, self._executor.model_name)
-        return batch_rows.join(outputs)
+        return self._work.merge(results, sizes)
 
     def _check_bounds(self, entry: Entry) -> None:
         """Raises QueueFull: this entry would have to wait, and may not."""
@@ -270,38 +278,61 @@ class Batcher:
             entry.item[1].stages.queue_ns += int((now_s - entry.arrived_s) * 1e9)
         batch = _Batch(step, entries, executor.free.popleft(), now_s, started_ns)
         executor.running += 1
+        if self._work.is_async:
+            self._await(batch)
+            return
         if executor.runs_inline(size_bytes):
             results = self._results(batch)
             executor.note_inline(time.perf_counter_ns() - started_ns)
             self._finish(batch, results)
             return
         try:
-            executor.threads().submit(self._work, asyncio.get_running_loop(), batch)
+            executor.threads().submit(self._run_in_thread, asyncio.get_running_loop(), batch)
         except RuntimeError as err:  # no thread can be had
             self._finish(batch, [err] * len(entries))
 
-    def _work(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+    def _run_in_thread(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
         """In a thread."""
         results = self._results(batch)
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._finish_and_advance, batch, results)
 
-    def _results(self, batch: _Batch) -> list[Tensors | BaseException]:
-        return batch_rows.run(
-            batch.instance,
+    def _results(self, batch: _Batch) -> batch_work.Results:
+        return batch_work.run(self._attempts(batch), batch.instance)
+
+    def _attempts(self, batch: _Batch) -> batch_work.Attempts:
+        return batch_work.attempts(
+            self._work,
             [entry.item[0] for entry in batch.entries],
             [entry.rows for entry in batch.entries],
-            self._executor.model_name,
             self.policy.isolates,
         )
 
-    def _finish_and_advance(
-        self, batch: _Batch, results: Sequence[Tensors | BaseException]
-    ) -> None:
+    def _await(self, batch: _Batch) -> None:
+        """Run batch on the loop, in a task that belongs to no single request."""
+        loop = asyncio.get_running_loop()
+        batch.task = loop.create_task(self._run_in_task(batch), context=contextvars.Context())
+        self._awaited.update(dict.fromkeys(batch.entries, batch))
+
+    async def _run_in_task(self, batch: _Batch) -> None:
+        results: batch_work.Results = [asyncio.CancelledError()] * len(batch.entries)
+        try:
+            results = await batch_work.run_async(self._attempts(batch), batch.instance.predict)
+        finally:
+            for entry in batch.entries:
+                del self._awaited[entry]
+            self._finish_and_advance(batch, results)
+
+    def _abandon(self, batch: _Batch) -> None:
+        """A caller of batch, which runs, has gone; it goes on for the others."""
+        if batch.task is not None and all(entry.reply.done() for entry in batch.entries):
+            batch.task.cancel()
+
+    def _finish_and_advance(self, batch: _Batch, results: Sequence[Any]) -> None:
         self._finish(batch, results)
         self._advance()
 
-    def _finish(self, batch: _Batch, results: Sequence[Tensors | BaseException]) -> None:
+    def _finish(self, batch: _Batch, results: Sequence[Any]) -> None:
         executor, entries = self._executor, batch.entries
         taken_ns = time.perf_counter_ns() - batch.started_ns
         executor.running -= 1
@@ -352,5 +383,5 @@ def _refusal(entry: Entry, now_s: float) -> Refusal:
     return Refusal.EXPIRED if is_over or entry.due_s == inf else Refusal.UNREACHABLE
 
 
-def _raise(error: BaseException) -> Tensors:
+def _raise(error: BaseException) -> Any:
     raise error
