@@ -252,6 +252,42 @@ def test_more_streams_than_may_be_open_are_refused() -> None:
     run(work)
 
 
+def test_headers_over_the_limit_are_the_applications_to_refuse() -> None:
+    async def work() -> None:
+        server = Server()
+        long = headers(("a", "b" * 3000))
+        server.connection.data_received(HELLO + long + headers(number=3))
+        assert [each.header_bytes > LIMITS.max_header_bytes for each in server.streams] == [
+            True,
+            False,
+        ]
+        assert not server.socket.is_closed
+
+    run(work)
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_cut() -> None:
+    """And not before: while it takes some, it may be slow."""
+
+    async def work() -> None:
+        server = Server(Http2Limits(write_idle_timeout_s=0.01))
+        connection, socket = server.connection, server.socket
+        connection.data_received(HELLO + OPEN)
+        server.answer(server.streams[0], bytes(100_000))  # the window is 65,535
+        more = frames.pack_window_update(0, 10) + frames.pack_window_update(1, 10)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                looked = connection._stall
+                connection.data_received(more)
+                while connection._stall is looked:  # noqa: ASYNC110 - nor a timer
+                    await asyncio.sleep(0)
+                assert not socket.is_closed
+            while not socket.is_closed:  # noqa: ASYNC110 - a transport tells nobody
+                await asyncio.sleep(0)
+
+    run(work)
+
+
 def test_going_away_lets_what_is_open_end() -> None:
     async def work() -> None:
         server = Server()
@@ -316,12 +352,12 @@ def headers(*fields: tuple[str, str], flags: int = 4, number: int = 1) -> bytes:
             HELLO + pack(Kind.CONTINUATION, 4, 1, b""), Code.PROTOCOL_ERROR, id="CONTINUATION alone"
         ),
         pytest.param(
-            HELLO + headers(flags=0) + pack(Kind.CONTINUATION, 0, 1, bytes(3000)),
+            HELLO + headers(flags=0) + pack(Kind.CONTINUATION, 0, 1, bytes(9000)),
             Code.ENHANCE_YOUR_CALM,
             id="headers too long",
         ),
         pytest.param(
-            HELLO + headers(*[("a", "b" * 100)] * 50), Code.ENHANCE_YOUR_CALM, id="too many headers"
+            HELLO + headers(*[("a", "b" * 100)] * 90), Code.ENHANCE_YOUR_CALM, id="too many headers"
         ),
         pytest.param(
             HELLO + pack(Kind.HEADERS, 4, 1, b"\xff\xff\xff\xff\xff\xff"),

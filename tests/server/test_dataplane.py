@@ -332,7 +332,7 @@ def test_the_data_path_is_short() -> None:
             ]
             await client.infer(Request("m", [fp32([2.0])]))
             assert looks.modules == [
-                "headrace.server.grpc.calls",
+                "headrace.server.grpc.rpc",
                 "headrace.server.grpc.inference",
                 "headrace.server.dataplane",
                 "headrace.server.servable",

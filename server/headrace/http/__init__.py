@@ -1,6 +1,6 @@
 """The HTTP/1.1 transport: sockets and bytes, no models. Tornado applications run on it."""
 
-from headrace.http.eager import in_task
+from headrace.http.eager import in_task, start
 from headrace.http.exchange import Buffer, Exchange, Gone
 from headrace.http.limits import Breach, Limits, Refusal, Render, render
 from headrace.http.response import Headers
@@ -19,4 +19,5 @@ __all__ = [
     "ShortPath",
     "in_task",
     "render",
+    "start",
 ]

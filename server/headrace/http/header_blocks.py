@@ -11,6 +11,9 @@ import hpack
 from headrace.http.frames import Broken, Code
 
 MAX_REMEMBERED, REMEMBERED_BYTES = 256, 512  # blocks of one connection, and each one's size
+FIELD_BYTES = 32  # what a field counts beside its name and value (RFC 9113 §6.5.2)
+
+Block = tuple[list[tuple[bytes, bytes]], int]  # names and values, and their size in bytes
 
 
 class BlockReader:
@@ -23,10 +26,10 @@ class BlockReader:
 
     def __init__(self, max_bytes: int) -> None:
         self._decoder = hpack.Decoder(max_bytes)
-        self._blocks: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        self._blocks: dict[bytes, Block] = {}
 
-    def read(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Names and values in order. Raises Broken."""
+    def read(self, block: bytes) -> Block:
+        """Names and values in order, and their size. Raises Broken."""
         known = self._blocks.get(block)
         if known is not None:
             return known
@@ -37,12 +40,13 @@ class BlockReader:
             raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long") from err
         except (hpack.HPACKError, ValueError, IndexError) as err:
             raise Broken(Code.COMPRESSION_ERROR, f"the headers cannot be read: {err}") from err
+        read = fields, sum(len(name) + len(value) + FIELD_BYTES for name, value in fields)
         now_size, now_head = self._table()
         if now_size != size or now_head is not head:
             self._blocks.clear()
         elif len(block) <= REMEMBERED_BYTES and len(self._blocks) < MAX_REMEMBERED:
-            self._blocks[block] = fields
-        return fields
+            self._blocks[block] = read
+        return read
 
     def _table(self) -> tuple[tuple[int, int], object]:
         """What tells one state of the dynamic table from the next: it grows at its head only. The

@@ -20,15 +20,17 @@ from headrace.http.http2_stream import Stream
 WATCH_S = 10.0  # over which abuse is counted
 MAX_RESETS = 2000  # streams taken back or refused
 MAX_CONTROL = 5000  # pings, settings and empty frames
+HEADROOM = 4  # times the headers that are allowed are read, so that their stream alone is refused
 
 
 @dataclass(frozen=True, slots=True)
 class Http2Limits:
-    """max_window_bytes: what a stream may send before it is read."""
+    """max_window_bytes: what a stream may send before it is read. 0: no time limit."""
 
     max_streams: int = 1000
-    preface_timeout_s: float = 10.0  # for a client to say that it speaks HTTP/2; 0: none
-    max_header_bytes: int = 64 << 10
+    preface_timeout_s: float = 10.0  # for a client to say that it speaks HTTP/2
+    write_idle_timeout_s: float = 60.0  # answers of which the client takes nothing
+    max_header_bytes: int = 64 << 10  # the application refuses more; four times as many end all
     max_window_bytes: int = 1 << 20
     max_frame_bytes: int = 1 << 18
     connection_window_bytes: int = 64 << 20
@@ -56,7 +58,8 @@ class Http2Connection(asyncio.Protocol):
         self._held = b""
         self._has_preface = False
         self._has_settings = False
-        self._headers = BlockReader(limits.max_header_bytes)
+        self._max_block_bytes = HEADROOM * limits.max_header_bytes
+        self._headers = BlockReader(self._max_block_bytes)
         self._block: bytearray | None = None  # of a request whose headers are still coming
         self._block_of = 0
         self._block_ends_stream = False
@@ -71,6 +74,9 @@ class Http2Connection(asyncio.Protocol):
         self._control = 0
         self._counted_from_s = 0.0
         self._greeting: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None  # runs while an answer waits for the client
+        self._sent = 0  # bytes of answers
+        self._sent_at_stall = 0
         self._is_going = False  # GOAWAY has been sent
         self._is_closed = False
 
@@ -117,8 +123,9 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
-        if self._greeting is not None:
-            self._greeting.cancel()
+        for timer in (self._greeting, self._stall):
+            if timer is not None:
+                timer.cancel()
         for stream in list(self.streams.values()):
             self._take_back(stream)
         self.streams.clear()
@@ -147,6 +154,7 @@ class Http2Connection(asyncio.Protocol):
     def write_data(self, stream: Stream, data: Buffer) -> None:
         """data fits the windows."""
         size, most = len(data), self.peer_frame_bytes
+        self._sent += size
         self._send_window -= size
         stream.send_window -= size
         if size <= most:
@@ -160,6 +168,23 @@ class Http2Connection(asyncio.Protocol):
             piece = view[at : at + most]
             self.write(_data_head(stream, len(piece)))
             self.write(piece)
+
+    def stalled(self) -> None:
+        """An answer waits for the client, which has a time for taking some of what is there."""
+        timeout_s = self.limits.write_idle_timeout_s
+        if self._stall is None and timeout_s:
+            self._sent_at_stall = self._sent
+            loop = asyncio.get_running_loop()
+            self._stall = loop.call_later(timeout_s, self._look_again)
+
+    def _look_again(self) -> None:
+        self._stall = None
+        if not any(stream.unread is not None for stream in self.streams.values()):
+            return
+        if self._sent == self._sent_at_stall:
+            self.abort()
+        else:
+            self.stalled()
 
     def answered(self, stream: Stream) -> None:
         if stream.is_remote_over:
@@ -270,7 +295,7 @@ class Http2Connection(asyncio.Protocol):
             raise Broken(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self._block += content
         self._count_control()
-        if len(self._block) > self.limits.max_header_bytes:
+        if len(self._block) > self._max_block_bytes:
             raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long")
         if flags & frames.END_HEADERS:
             block, self._block = bytes(self._block), None
@@ -278,7 +303,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _take_block(self, number: int, block: bytes) -> None:
         is_last = self._block_ends_stream
-        fields = self._headers.read(block)
+        fields, size_bytes = self._headers.read(block)
         stream = self.streams.get(number)
         if stream is not None:  # trailers
             if not is_last or stream.is_remote_over:
@@ -298,7 +323,7 @@ class Http2Connection(asyncio.Protocol):
             self.write(frames.pack(Kind.RST_STREAM, 0, number, refused))
             return
         stream = self.streams[number] = Stream(self, number, self._initial_window)
-        stream.headers = fields
+        stream.headers, stream.header_bytes = fields, size_bytes
         stream.is_remote_over = is_last
         self._opened(stream)
         if is_last and stream.on_data is not None and not stream.is_reset:

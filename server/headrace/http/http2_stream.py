@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """One request and its answer. headers: names and values as they came, pseudo-headers too.
+    """One request and its answer. headers: names and values as they came, pseudo-headers too;
+    header_bytes may be over the limit, the application then refuses them.
 
     on_data(piece, is_last) is called for each piece of the body, in order; on_reset() once if the
     client takes the request back, or the connection ends before the answer has.
@@ -26,6 +27,7 @@ class Stream:
         "_received",
         "_trailers",
         "connection",
+        "header_bytes",
         "headers",
         "id",
         "is_local_over",
@@ -42,6 +44,7 @@ class Stream:
         self.connection = connection
         self.id = number
         self.headers: list[tuple[bytes, bytes]] = []
+        self.header_bytes = 0
         self.on_data: Callable[[bytes, bool], None] | None = None
         self.on_reset: Callable[[], None] | None = None
         self.state: Any = None  # the application's own
@@ -89,6 +92,7 @@ class Stream:
             if left <= 0:
                 if self.unread is None:
                     self.unread = asyncio.get_running_loop().create_future()
+                connection.stalled()
                 return
             piece = self._pending[0]
             if len(piece) <= left:

@@ -1,16 +1,20 @@
 """Where a server listens: bound sockets, and the TLS on them, from the settings."""
 
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
-from tornado.netutil import bind_sockets, bind_unix_socket
+from tornado.netutil import bind_unix_socket
 
 from headrace.server.settings import Settings
 
 UNIX = "unix:"
 BACKLOG = 1024
+KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 3}  # s, s, probes
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def bind(settings: Settings, port: int, protocol: str, flag: str) -> list[socket.socket]:
@@ -20,22 +24,38 @@ def bind(settings: Settings, port: int, protocol: str, flag: str) -> list[socket
     """
     if settings.host.startswith(UNIX):
         return [bind_unix(settings.host.removeprefix(UNIX))]
-    host = settings.host.strip("[]") or None
-    family = socket.AF_UNSPEC if host is None or ":" in host else socket.AF_INET
-    try:
-        return bind_sockets(
-            port,
-            host,
-            family=family,
-            backlog=BACKLOG,
-            reuse_port=settings.workers > 1,
-        )
-    except OSError as err:
-        raise OSError(
-            err.errno,
-            f"cannot listen on {settings.host or '*'}:{port} for {protocol}: "
-            f"{err.strerror}; choose another with {flag} or --host",
-        ) from err
+    host = settings.host.strip("[]")
+    families = [socket.AF_INET6 if ":" in host else socket.AF_INET]
+    if not host and socket.has_ipv6:
+        families.append(socket.AF_INET6)
+    sockets: list[socket.socket] = []
+    for family in families:
+        try:
+            sockets.append(_listening(host, port, family, settings.workers > 1))
+        except OSError as err:
+            if sockets and err.errno in NO_IPV6:
+                continue
+            for each in sockets:
+                each.close()
+            raise OSError(
+                err.errno,
+                f"cannot listen on {settings.host or '*'}:{port} for {protocol}: "
+                f"{os.strerror(err.errno or 0)}; choose another with {flag} or --host",
+            ) from err
+        port = sockets[0].getsockname()[1]
+    return sockets
+
+
+def _listening(
+    host: str, port: int, family: socket.AddressFamily, is_shared: bool
+) -> socket.socket:
+    """A socket whose connections the kernel probes: a client whose machine is gone is noticed."""
+    found = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=is_shared)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE.items():
+        if hasattr(socket, option):  # macOS has other names
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return found
 
 
 def bind_unix(path: str) -> socket.socket:

@@ -58,8 +58,9 @@ class Server:
 
     def use_control(self, control: Control) -> None:
         """Let operator calls go through control; before start. Without: this process alone."""
-        self._rest = RestListener(self.plane, control, self.settings)
         self._grpc = GrpcListener(self.plane, control, self.settings)
+        http2 = self._grpc.join if self.settings.enable_grpc else None
+        self._rest = RestListener(self.plane, control, self.settings, http2)
 
     async def start(self, start_up: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Load the start-up models and open the ports, in the order of --listen.
@@ -103,9 +104,6 @@ class Server:
 
     async def _open(self) -> None:
         grpc = await self._grpc.start() if self.settings.enable_grpc else None
-        self._rest.unix_address = self._grpc.unix_address
-        if self._grpc.native is not None:
-            self._rest.use_http2(self._grpc.native.join)
         try:
             http = await self._rest.start()
         except OSError:

@@ -35,11 +35,6 @@ class Listen(StrEnum):
     NOW = "now"  # at once; 503 until they are
 
 
-class GrpcServer(StrEnum):
-    GRPCIO = "grpcio"
-    NATIVE = "native"  # our own HTTP/2
-
-
 class Isolation(StrEnum):
     AUTO = "auto"  # measured warm-up decides inline or thread
     INLINE = "inline"
@@ -62,12 +57,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     )
     grpc_port: Annotated[int, doc("gRPC port; 0: any free one")] = 8081
     workers: Annotated[int, doc("worker processes on one port")] = 1
-    max_threads: Annotated[int, doc("threads of the gRPC pool (accepted; unused by grpc.aio)")] = 4
+    max_threads: Annotated[int, doc("threads of the gRPC pool (accepted; not used)")] = 4
     max_asyncio_workers: Annotated[int | None, doc("threads of the loop's default pool")] = None
     enable_grpc: Annotated[bool, doc("serve gRPC")] = True
-    grpc_server: Annotated[GrpcServer, doc("who serves it: grpcio, or native (our own HTTP/2)")] = (
-        GrpcServer.GRPCIO
-    )
     enable_docs_url: Annotated[bool, doc("serve /docs")] = False
     enable_latency_logging: Annotated[bool, doc("one line of stage times per request")] = False
     configure_logging: Annotated[bool, doc("set up logging; false leaves it to the program")] = True

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from headrace.server.grpc.calls import STOPPING
+from headrace.server.grpc.errors import STOPPING
 from headrace.server.repository import ServedModel
 from tests.server.grpc.client import Double, Replies
 from tests.serving import running, served

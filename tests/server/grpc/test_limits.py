@@ -1,15 +1,18 @@
 """Deadlines, cancellation, --max_concurrency and message sizes."""
 
 import asyncio
+import re
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from headrace.server.execution import Mode
 from headrace.server.grpc import codec
 from headrace.server.repository import ServedModel
 from headrace.server.request import Request
+from headrace.server.tensor import Tensor
 from tests.server.grpc.client import Blocks, Client, Mirror, connected, fp32, status_of
 from tests.server.grpc.test_streaming import until
 from tests.serving import running, served
@@ -133,30 +136,38 @@ def test_waiting_for_a_place_is_bounded() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    "given",
-    [{"max_body_bytes": 10_000}, {"grpc_max_receive_message_length": 10_000}],
-    ids=["--max_body_bytes", "--grpc_max_receive_message_length"],
-)
-def test_a_message_over_the_limit_is_refused(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize("flag", ["max_body_bytes", "grpc_max_receive_message_length"])
+def test_a_message_over_the_limit_is_refused(flag: str) -> None:
     async def main() -> None:
+        given: dict[str, Any] = {flag: 10_000}
         async with running(served("m", Mirror()), **given) as server, connected(server) as client:
             request = Request("m", [fp32([0.0] * 5000)])
             code, details = await status_of(client.infer(request))
             assert code == "RESOURCE_EXHAUSTED"
-            assert details.endswith("Received message larger than max (20023 vs. 10000)")
+            assert details == f"Received message larger than max (20023 vs. 10000) (--{flag} 10000)"
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("size", "code"), [(30_000, "OK"), (70_000, "RESOURCE_EXHAUSTED")], ids=["30 kB", "70 kB"]
+    ("size", "code", "details"),
+    [
+        pytest.param(30_000, "OK", "", id="30 kB"),
+        pytest.param(
+            70_000,
+            "RESOURCE_EXHAUSTED",
+            "metadata of 7NNNN bytes are over the limit (--max_header_bytes 65536)",
+            id="70 kB; the connection goes on",
+        ),
+    ],
 )
-def test_request_metadata_goes_up_to_max_header_bytes(size: int, code: str) -> None:
+def test_request_metadata_goes_up_to_max_header_bytes(size: int, code: str, details: str) -> None:
     async def main() -> None:
         async with running(served("m", Mirror())) as server, connected(server) as client:
             call = client.infer_call(MESSAGE, metadata=(("x-long", "a" * size),))
-            assert (await status_of(call))[0] == code
+            found, text = await status_of(call)
+            assert (found, re.sub(r"\b7\d{4}\b", "7NNNN", text)) == (code, details)
+            assert await status_of(client.infer_call(MESSAGE)) == ("OK", "")
 
     asyncio.run(main())
 
@@ -177,11 +188,32 @@ def test_messages_of_many_megabytes_pass_by_default() -> None:
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_messages_are_read(compression: Any) -> None:
+@pytest.mark.parametrize("count", [1000, 100_000], ids=["on the loop", "in a thread"])
+def test_compressed_messages_are_read(compression: Any, count: int) -> None:
     async def main() -> None:
         async with running(served("m", Mirror())) as server, connected(server) as client:
-            request = codec.encode_request(Request("m", [fp32([1.0] * 1000)]))
+            sent = np.random.default_rng(7).random((1, count)).astype("<f4")
+            request = codec.encode_request(Request("m", [Tensor("x", sent)]))
             reply = await client.infer_call(request, compression=compression)
-            assert codec.decode_response(reply).outputs[0].shape == (1, 1000)
+            assert np.array_equal(codec.decode_response(reply).outputs[0].array, sent)
+
+    asyncio.run(main())
+
+
+def test_an_answer_over_the_limit_is_an_error_of_its_call_and_of_its_stream() -> None:
+    async def main() -> None:
+        given: dict[str, Any] = {"grpc_max_send_message_length": 300}
+        async with running(served("m", Mirror()), **given) as server, connected(server) as client:
+            request = codec.encode_request(Request("m", [fp32([0.0] * 100)]))
+            code, text = await status_of(client.infer_call(request))
+            assert code == "RESOURCE_EXHAUSTED"
+            assert "(--grpc_max_send_message_length 300)" in text
+            stream = client.stream()
+            for each in (request, MESSAGE):
+                await stream.write(each)
+            await stream.done_writing()
+            failed, answered = [(await stream.read()) for _ in range(2)]
+            assert failed.error_message.endswith("(--grpc_max_send_message_length 300)")
+            assert answered.infer_response.model_name == "m"
 
     asyncio.run(main())

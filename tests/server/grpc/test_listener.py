@@ -1,10 +1,9 @@
-"""The port: TLS, the private Unix socket, addresses, and a stop that loses nothing."""
+"""The port: TLS, addresses, and a stop that loses nothing."""
 
 import asyncio
 import datetime
 import ipaddress
-import os
-import stat
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from headrace.server.control import LocalControl
 from headrace.server.dataplane import DataPlane
 from headrace.server.execution import Mode
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import STOPPING
-from headrace.server.grpc.listener import GrpcListener, server_options
+from headrace.server.grpc.errors import STOPPING
+from headrace.server.grpc.listener import GrpcListener
 from headrace.server.metrics import InferenceMetrics
-from headrace.server.repository import Repository
+from headrace.server.ports import bind
+from headrace.server.repository import Repository, ServedModel
 from headrace.server.request import Request
 from tests.server.grpc.client import Blocks, Client, Double, connected, fp32, status_of
 from tests.server.grpc.test_streaming import until
@@ -31,10 +31,10 @@ from tests.serving import running, served, settings
 REQUEST = Request("m", [fp32([1, 2])])
 
 
-def listener(**given: Any) -> GrpcListener:
-
+def listener(*more: ServedModel, **given: Any) -> GrpcListener:
     repository = Repository()
-    repository.add(served("m", Double()))
+    for model in (served("m", Double()), *more):
+        repository.add(model)
     plane = DataPlane(repository, InferenceMetrics(CollectorRegistry()))
     return GrpcListener(plane, LocalControl(repository), settings(**given))
 
@@ -43,21 +43,6 @@ async def infer_at(address: str) -> list[list[float]]:
     async with grpc.aio.insecure_channel(address) as channel:
         answer = await Client(channel).infer(REQUEST)
         return list(answer.outputs[0].array.tolist())
-
-
-def test_the_unix_socket_serves_the_same_and_is_this_users_alone() -> None:
-    async def main() -> None:
-        grpc_ = listener()
-        await grpc_.start()
-        assert grpc_.unix_address is not None
-        socket = Path(grpc_.unix_address)
-        assert await infer_at(f"unix:{socket}") == [[2, 4]]
-        folder = socket.parent.stat()
-        assert (stat.S_IMODE(folder.st_mode), folder.st_uid) == (0o700, os.getuid())
-        await grpc_.stop(0)
-        assert not socket.parent.exists()
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("host", ["", "127.0.0.1", "0.0.0.0", "localhost"])
@@ -71,6 +56,15 @@ def test_it_listens_where_host_says(host: str) -> None:
     asyncio.run(main())
 
 
+def test_the_kernel_notices_clients_that_are_gone() -> None:
+    for each in bind(settings(), 0, "gRPC", "--grpc_port"):
+        with each, socket.create_connection(each.getsockname()):
+            accepted, _ = each.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
 def test_a_taken_port_is_named_with_its_flag() -> None:
     async def main() -> None:
         first = listener()
@@ -78,11 +72,10 @@ def test_a_taken_port_is_named_with_its_flag() -> None:
         second = listener(grpc_port=port)
         with pytest.raises(OSError, match="cannot listen") as caught:
             await second.start()
-        assert str(caught.value) == (
-            f"cannot listen on 127.0.0.1:{port} for gRPC: the port is taken or the address is "
-            "not ours; choose another with --grpc_port or --host, or --enable_grpc false"
+        assert caught.value.strerror == (
+            f"cannot listen on 127.0.0.1:{port} for gRPC: Address already in use; choose another "
+            "with --grpc_port or --host"
         )
-        assert second.unix_address is None
         await first.stop(0)
 
     asyncio.run(main())
@@ -111,7 +104,6 @@ def test_tls_serves_with_the_given_files(tmp_path: Path) -> None:
         async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
             answer = await Client(channel).infer(REQUEST)
             assert answer.outputs[0].array.tolist() == [[2, 4]]
-        assert await infer_at(f"unix:{grpc_.unix_address}") == [[2, 4]]
         await grpc_.stop(0)
 
     asyncio.run(main())
@@ -138,8 +130,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes() -> None:
 def test_what_does_not_end_within_the_grace_ends_unavailable() -> None:
     async def main() -> None:
         slow = Blocks()
-        grpc_ = listener()
-        grpc_.plane.repository.add(served("slow", slow, Mode.THREAD))
+        grpc_ = listener(served("slow", slow, Mode.THREAD))
         port = await grpc_.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = Client(channel).infer_call(codec.encode_request(Request("slow", [fp32([1])])))
@@ -149,41 +140,6 @@ def test_what_does_not_end_within_the_grace_ends_unavailable() -> None:
         slow.may_end.set()
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("given", "options"),
-    [
-        pytest.param(
-            {},
-            {
-                "grpc.max_receive_message_length": 1 << 30,
-                "grpc.max_send_message_length": -1,
-                "grpc.so_reuseport": 0,
-                "grpc.max_metadata_size": 65536,
-            },
-            id="by default: 1 GiB in, no limit out",
-        ),
-        pytest.param(
-            {"max_body_bytes": 0, "workers": 2},
-            {"grpc.max_receive_message_length": -1, "grpc.so_reuseport": 1},
-            id="no limit; workers share the port",
-        ),
-        pytest.param(
-            {"grpc_max_receive_message_length": 8388608, "grpc_max_send_message_length": 1024},
-            {"grpc.max_receive_message_length": 8388608, "grpc.max_send_message_length": 1024},
-            id="KServe's flags",
-        ),
-        pytest.param(
-            {"max_body_bytes": 1 << 40},
-            {"grpc.max_receive_message_length": 2**31 - 1},
-            id="more than gRPC can count",
-        ),
-    ],
-)
-def test_settings_become_channel_arguments(given: dict[str, Any], options: dict[str, int]) -> None:
-    found = dict(server_options(settings(**given)))
-    assert {name: found.get(name) for name in options} == options
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

@@ -10,7 +10,6 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 
-from headrace.server.grpc.calls import Calls
 from headrace.server.grpc.messages import message_class
 from headrace.server.grpc.reflection import PACKAGES, Reflection
 from tests.server.grpc.client import Double
@@ -106,7 +105,7 @@ def test_each_service_answers_over_the_wire(package: str) -> None:
 
 def answer(**question: Any) -> Any:
     request = message_class("grpc.reflection.v1.ServerReflectionRequest")(**question)
-    return Reflection("grpc.reflection.v1", ("a.B",), Calls()).answer(request)
+    return Reflection("grpc.reflection.v1", ("a.B",)).answer(request)
 
 
 @pytest.mark.parametrize(

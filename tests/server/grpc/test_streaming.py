@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from headrace.server.execution import Mode
-from headrace.server.grpc import calls, codec, streaming
+from headrace.server.grpc import codec, streaming
+from headrace.server.grpc.errors import STOPPING
 from headrace.server.repository import ServedModel
 from headrace.server.request import Request
 from headrace.server.tensor import Tensor
@@ -213,7 +214,7 @@ def test_a_stopping_server_finishes_what_is_outstanding_and_ends_the_stream() ->
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert caught.value.details() == calls.STOPPING
+            assert caught.value.details() == STOPPING
             await stopping
 
     asyncio.run(main())

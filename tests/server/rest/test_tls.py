@@ -78,6 +78,21 @@ async def live(port: int | None, credentials: Any) -> bytes:
         return answer
 
 
+def test_grpc_on_the_http_port_over_tls(files: dict[str, str]) -> None:
+    """Clients that speak HTTP/1.1 as well, as curl and browsers do, are given that: it has REST."""
+
+    async def run(root: bytes) -> None:
+        given: dict[str, Any] = files
+        async with running(*usual(), **given) as server:
+            port = server.ports.http
+            assert await live(port, grpc.ssl_channel_credentials(root)) == b"\x08\x01"
+            context = ssl.create_default_context(cafile=files["ssl_certfile"])
+            context.set_alpn_protocols(["h2", "http/1.1"])
+            assert await predicted(port, context) == {"predictions": [[1]]}
+
+    asyncio.run(run(Path(files["ssl_certfile"]).read_bytes()))
+
+
 def test_a_unix_socket(tmp_path: Path) -> None:
     """HTTP and gRPC on one, which only its owner may open; a left-over one is replaced."""
 

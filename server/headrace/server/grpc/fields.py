@@ -1,8 +1,9 @@
 """What a gRPC call says beside its messages: its time, its sizes, its coding, its status text.
 
-Two roads read and write these by hand, native.py and rest/grpc_bridge.py; grpcio does it itself.
+Two roads read and write these, rpc.py and rest/grpc_bridge.py.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from headrace.server.protocol import compression
 from headrace.server.settings import Settings
 from headrace.server.tensor import Buffer
 
+SMALL_BYTES = 1 << 15  # what is inflated on the loop; more goes to a thread
 CODINGS = ("gzip", "deflate")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
@@ -64,10 +66,13 @@ def check_coding(coding: str) -> None:
         raise Unsupported(f"grpc-encoding: expected gzip or deflate, got {coding!r}")
 
 
-def decompressed(message: Buffer, coding: str, most: int) -> bytes:
-    """Raises Unsupported for another coding, InvalidInput, PayloadTooLarge."""
+async def inflated(message: Buffer, coding: str, most: int) -> bytes:
+    """message decompressed; -1: to whatever size. Raises Unsupported for another coding,
+    InvalidInput, PayloadTooLarge."""
     check_coding(coding)
-    return compression.decompress(message, coding, max(0, most))
+    if len(message) <= SMALL_BYTES:
+        return compression.decompress(message, coding, max(0, most))
+    return await asyncio.to_thread(compression.decompress, message, coding, max(0, most))
 
 
 def status_text(details: str) -> str:

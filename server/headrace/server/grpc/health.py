@@ -8,15 +8,15 @@ about `ready` by itself is seen at the next look, LOOK_AGAIN_S later at most.
 import asyncio
 from typing import Any
 
-import grpc
-
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import ModelNotFound, ServerNotReady, ServingError
-from headrace.server.grpc.calls import STOPPING, Calls, Rpc
+from headrace.server.grpc.calls import unary
 from headrace.server.grpc.codec import parse
+from headrace.server.grpc.errors import STOPPING
 from headrace.server.grpc.inference import SERVICE as INFERENCE
 from headrace.server.grpc.messages import message_class
+from headrace.server.grpc.rpc import Method, Rpc
 
 SERVICE = "grpc.health.v1.Health"
 LOOK_AGAIN_S = 5.0
@@ -29,16 +29,15 @@ SERVICE_UNKNOWN = _Response.SERVICE_UNKNOWN
 class Health:
     """Watches end when the server stops."""
 
-    def __init__(self, plane: DataPlane, control: Control, calls: Calls) -> None:
+    def __init__(self, plane: DataPlane, control: Control) -> None:
         self._plane = plane
         self._control = control
-        self._calls = calls
 
-    def handlers(self) -> dict[str, Any]:
+    def methods(self) -> dict[str, Method]:
         return {
-            "Check": self._calls.unary("grpc.health.v1", "HealthCheck", self.check),
-            "List": self._calls.unary("grpc.health.v1", "HealthList", self.list),
-            "Watch": self._calls.streaming(grpc.unary_stream_rpc_method_handler, self.watch),
+            "Check": unary("grpc.health.v1", "HealthCheck", self.check),
+            "List": unary("grpc.health.v1", "HealthList", self.list),
+            "Watch": Method(self.watch),
         }
 
     async def check(self, request: Any) -> Any:
@@ -62,9 +61,9 @@ class Health:
             if status != sent:
                 await rpc.write(_Response(status=status).SerializeToString())
                 sent = status
-            if self._calls.closing.is_set():
+            if rpc.closing.is_set():
                 raise ServerNotReady(STOPPING)
-            await _first_of(changed, self._calls.closing)
+            await _first_of(changed, rpc.closing)
 
     async def _status(self, service: str) -> int:
         if service in ("", INFERENCE):

@@ -7,20 +7,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from headrace.http import in_task
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import (
-    Rpc,
-    UnaryCall,
-    context_of,
-    deadline_s,
-    end_of,
-    send_trailers,
-)
+from headrace.server.grpc.calls import UnaryCall, context_of, deadline_s, send_trailers
 from headrace.server.grpc.gate import Gate
 from headrace.server.grpc.messages import from_json, message_class
+from headrace.server.grpc.rpc import Rpc
 from headrace.server.protocol import metadata
 from headrace.server.repository import ServedModel
 from headrace.server.request import Context, Parameters, Request
@@ -84,10 +79,10 @@ class Inference:
         )
         return from_json("inference.ModelMetadataResponse", described)
 
-    async def model_infer(self, message: bytes, rpc: Rpc) -> bytes:
+    async def model_infer(self, message: Buffer, rpc: Rpc) -> bytes:
         context = context_of(rpc, len(message))
         try:
-            return await self.infer(message, context, end_of(rpc))
+            return await self.infer(message, context, rpc.end_s)
         finally:
             send_trailers(rpc, context.response_headers)
 
@@ -135,6 +130,7 @@ class Inference:
         """
         context.deadline_s = deadline_s(end_s, parameters, self.settings)
         limit_s = self.settings.request_timeout or None
+        await in_task()
         try:
             async with asyncio.timeout(limit_s) as limit:
                 wait_s = None

@@ -7,36 +7,30 @@ services differ in nothing but the package of their messages.
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
 from google.protobuf import descriptor_pb2
 
-from headrace.server.grpc.calls import Calls, Rpc
 from headrace.server.grpc.codec import parse
+from headrace.server.grpc.errors import StatusCode
 from headrace.server.grpc.messages import POOL, message_class
+from headrace.server.grpc.rpc import Method, Rpc
+from headrace.server.tensor import Buffer
 
 PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 NAME = "ServerReflection"
-NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
-UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 
 
 class Reflection:
     """services: full names to list. package: which of the two this is."""
 
-    def __init__(self, package: str, services: tuple[str, ...], calls: Calls) -> None:
+    def __init__(self, package: str, services: tuple[str, ...]) -> None:
         self._request = message_class(f"{package}.ServerReflectionRequest")
         self._response = message_class(f"{package}.ServerReflectionResponse")
         self._services = services
-        self._calls = calls
 
-    def handlers(self) -> dict[str, Any]:
-        return {
-            "ServerReflectionInfo": self._calls.streaming(
-                grpc.stream_stream_rpc_method_handler, self.info
-            )
-        }
+    def methods(self) -> dict[str, Method]:
+        return {"ServerReflectionInfo": Method(self.info, streams_requests=True)}
 
-    async def info(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
+    async def info(self, requests: AsyncIterator[Buffer], rpc: Rpc) -> None:
         async for message in requests:
             await rpc.write(self.answer(parse(self._request, message)).SerializeToString())
 
@@ -59,10 +53,10 @@ class Reflection:
             elif kind == "file_containing_extension":
                 raise KeyError("our proto3 messages have no extensions")
             else:
-                reply.error_response.error_code = UNIMPLEMENTED
+                reply.error_response.error_code = StatusCode.UNIMPLEMENTED
                 reply.error_response.error_message = "expected one of the message_request fields"
         except KeyError:
-            reply.error_response.error_code = NOT_FOUND
+            reply.error_response.error_code = StatusCode.NOT_FOUND
             reply.error_response.error_message = f"{getattr(request, kind)!s} is not known here"
         return reply
 

@@ -13,49 +13,39 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import grpc
-
 from headrace.server.errors import ServerNotReady
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import (
-    STOPPING,
-    Calls,
-    Ended,
-    Rpc,
-    context_of,
-    end_of,
-    send_trailers,
-)
-from headrace.server.grpc.errors import to_status
+from headrace.server.grpc.calls import context_of, send_trailers
+from headrace.server.grpc.errors import STOPPING, Ended, to_status
 from headrace.server.grpc.inference import Inference
+from headrace.server.grpc.rpc import Method, Rpc
 from headrace.server.protocol.parameters import EMPTY_FINAL_RESPONSE
 from headrace.server.repository import ServedModel
 from headrace.server.request import Context, Request, Response
+from headrace.server.tensor import Buffer
 
 MAX_OUTSTANDING = 64  # requests of one stream that are not answered yet; more wait in the socket
 GRPC_ERROR = "triton_grpc_error"
 
 
 class StreamInfer:
-    """The handler of one service; each call is one `_Stream`."""
+    """The RPC; each call is one `_Stream`."""
 
-    def __init__(self, inference: Inference, calls: Calls) -> None:
+    def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._calls = calls
 
-    def handlers(self) -> dict[str, Any]:
-        kind = grpc.stream_stream_rpc_method_handler
-        return {"ModelStreamInfer": self._calls.streaming(kind, self.model_stream_infer)}
+    def methods(self) -> dict[str, Method]:
+        return {"ModelStreamInfer": Method(self.model_stream_infer, streams_requests=True)}
 
-    async def model_stream_infer(self, requests: AsyncIterator[bytes], rpc: Rpc) -> None:
+    async def model_stream_infer(self, requests: AsyncIterator[Buffer], rpc: Rpc) -> None:
         ended: Ended | None = None
         try:
-            await _Stream(self._inference, rpc).run(requests, self._calls.closing)
+            await _Stream(self._inference, rpc).run(requests, rpc.closing)
         except* Ended as group:
             ended = _first(group)
         if ended is not None:
             raise ended
-        if self._calls.closing.is_set():
+        if rpc.closing.is_set():
             raise ServerNotReady(STOPPING)
 
 
@@ -65,46 +55,44 @@ class _Stream:
         self._rpc = rpc
         self._writing = asyncio.Lock()
         self._places = asyncio.Semaphore(MAX_OUTSTANDING)
-        metadata = dict(rpc.invocation_metadata())
-        self._ends_on_error = metadata.get(GRPC_ERROR) == "true"
+        self._ends_on_error = rpc.metadata().get(GRPC_ERROR) == "true"
         self._trailers: dict[str, str] = {}
 
-    async def run(self, requests: AsyncIterator[bytes], closing: asyncio.Event) -> None:
+    async def run(self, requests: AsyncIterator[Buffer], closing: asyncio.Event) -> None:
         """Answer every request. Raises Ended, in a group, where a status must end the stream."""
-        await self._rpc.send_initial_metadata(
-            ()
-        )  # else a status beside a first write sends it twice
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read(requests, tasks))
             closer = tasks.create_task(_cancel_when(closing, reader))
             reader.add_done_callback(lambda _: closer.cancel())
         send_trailers(self._rpc, self._trailers)
 
-    async def _read(self, requests: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
+    async def _read(self, requests: AsyncIterator[Buffer], tasks: asyncio.TaskGroup) -> None:
         async for message in requests:
             await self._places.acquire()
             task = tasks.create_task(self._answer(message))
             task.add_done_callback(lambda _: self._places.release())
 
-    async def _answer(self, message: bytes) -> None:
+    async def _answer(self, message: Buffer) -> None:
         async with aclosing(self._answers(message)) as answers:
             async for answer in answers:
                 async with self._writing:
                     await self._rpc.write(answer)
 
-    async def _answers(self, message: bytes) -> AsyncGenerator[bytes, None]:
+    async def _answers(self, message: Buffer) -> AsyncGenerator[bytes, None]:
         context = context_of(self._rpc, len(message))
         request_id = ""
         try:
             envelope = codec.open_request(message)
             request_id = envelope.id
             asked = codec.request_parameters(envelope, is_stream=True)
-            async with self._inference.admitted(asked, context, end_of(self._rpc)):
+            async with self._inference.admitted(asked, context, self._rpc.end_s):
                 model, request = await self._inference.decode(envelope, context, is_stream=True)
                 async with aclosing(self._responses(model, request, context)) as responses:
                     async for response, is_final in responses:
                         typed = envelope.is_typed
-                        yield codec.encode_stream_response(response, request, typed, is_final)
+                        answer = codec.encode_stream_response(response, request, typed, is_final)
+                        self._rpc.check_sent(len(answer))
+                        yield answer
         except Exception as err:
             status = to_status(err)
             if self._ends_on_error:

@@ -12,7 +12,6 @@ Metadata come and go as headers. A status other than OK is an empty answer of HT
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from headrace.http import in_task
 from headrace.server.control import Control
@@ -24,12 +23,12 @@ from headrace.server.errors import (
     Unsupported,
 )
 from headrace.server.grpc.admin import Admin
-from headrace.server.grpc.calls import STOPPING, UnaryCall, sendable
+from headrace.server.grpc.calls import UnaryCall, sendable
 from headrace.server.grpc.codec import parse
-from headrace.server.grpc.errors import to_status
+from headrace.server.grpc.errors import STOPPING, to_status
 from headrace.server.grpc.fields import (
     check_coding,
-    decompressed,
+    inflated,
     message_sizes,
     status_text,
     timeout_s,
@@ -44,7 +43,6 @@ from headrace.server.tensor import Buffer
 
 MEDIA_TYPE = "application/grpc"
 PREFIX_BYTES = 5  # of a frame: whether it is compressed, and its length
-SMALL_BYTES = 1 << 15  # what is inflated on the loop; more goes to a thread
 _MAGIC = {"gzip": 0x1F, "deflate": 0x78}  # no message of ours begins like that
 _NOT_METADATA = frozenset(
     {
@@ -142,9 +140,7 @@ class GrpcBridge:
         content = _content(body, may_be_compressed=True) if is_framed else body
         if not (body[0] == 1 if is_framed else len(body) and body[0] == _MAGIC[coding]):
             return content
-        if len(content) <= SMALL_BYTES:
-            return decompressed(content, coding, self._max_bytes)
-        return await asyncio.to_thread(decompressed, content, coding, self._max_bytes)
+        return await inflated(content, coding, self._max_bytes)
 
     async def _infer(self, message: Buffer, call: Call, end_s: float | None) -> bytes:
         return await self._inference.infer(message, call.context, end_s)
@@ -170,9 +166,8 @@ async def _unknown(message: Buffer, call: Call, end_s: float | None) -> bytes:
 
 def _failed(error: Exception, call: Call) -> Answer:
     status = to_status(error)
-    code: Any = status.code.value
     headers = _headers(call)
-    headers["grpc-status"] = str(code[0])
+    headers["grpc-status"] = str(status.code.value)
     headers["grpc-message"] = status_text(status.details)
     headers.update(status.trailing_metadata)
     return Answer([b""], content_type=MEDIA_TYPE, headers=headers)

@@ -1,7 +1,7 @@
 """The HTTP port: binds it, and drains it.
 
-HTTP/1 is headrace.http's. HTTP/2 goes to the gRPC server (splice.py) where bytes are plain; over
-TLS the port speaks HTTP/1 only, since grpcio ends its own TLS on its own port.
+HTTP/1 is headrace.http's. Connections that begin as HTTP/2's do are handed to the gRPC server. Over
+TLS it is offered last, to clients that speak nothing else: here it carries gRPC, not REST.
 """
 
 import asyncio
@@ -13,45 +13,29 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.ports import bind, tls_context
 from headrace.server.rest.application import Application, render
-from headrace.server.rest.splice import Splice
 from headrace.server.settings import Settings
+
+TakeOver = Callable[[asyncio.Transport, bytes], None]
 
 
 class RestListener:
     """start() returns the port; stop() ends open connections."""
 
-    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
+    def __init__(
+        self, plane: DataPlane, control: Control, settings: Settings, http2: TakeOver | None = None
+    ) -> None:
         self.settings = settings
         self.application = Application(plane, control, settings)
-        self._splice = Splice()
-        tls = bool(settings.ssl_certfile)
         self.http = HttpServer(
-            short_path=self.application,
-            limits=limits(settings),
-            render=render,
-            http2=None if tls else self._splice.join,
+            short_path=self.application, limits=limits(settings), render=render, http2=http2
         )
-
-    @property
-    def unix_address(self) -> str | None:
-        """Where HTTP/2 connections go, a path; None: nowhere, they are closed."""
-        return self._splice.address
-
-    @unix_address.setter
-    def unix_address(self, path: str | None) -> None:
-        self._splice.address = path
-
-    def use_http2(self, take_over: Callable[[asyncio.Transport, bytes], None]) -> None:
-        """Who takes HTTP/2 connections, where that is no socket."""
-        if self.http.http2 is not None:
-            self.http.http2 = take_over
 
     async def start(self) -> int:
         """Bind and serve; the port, 0 for a Unix socket.
 
         Raises OSError naming the address and the flag if it cannot be bound.
         """
-        tls = tls_context(self.settings, ["http/1.1"])
+        tls = tls_context(self.settings, ["http/1.1", "h2"] if self.http.http2 else ["http/1.1"])
         sockets = bind(self.settings, self.settings.http_port, "HTTP", "--http_port")
         await self.http.serve(sockets, tls)
         if sockets[0].family is socket.AF_UNIX:
@@ -62,15 +46,11 @@ class RestListener:
     async def stop(self, grace_s: float | None = None) -> None:
         """Close the port, let what is in flight end for grace_s, then cancel it with 503.
 
-        grace_s None: the settings' grace period. HTTP/2 connections have as long; the gRPC server,
-        stopping beside, ends them. Idempotent.
+        grace_s None: the settings' grace period. Idempotent.
         """
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + (self.settings.grace_period if grace_s is None else grace_s)
-        if not await self.http.drain(max(0.0, deadline_s - loop.time())):
+        if not await self.http.drain(self.settings.grace_period if grace_s is None else grace_s):
             self.application.is_stopping = True
             await self.http.cancel()
-        await self._splice.stop(max(0.0, deadline_s - loop.time()))
         await self.http.end()
 
 

@@ -1,4 +1,4 @@
-"""gRPC on our own HTTP/2: what clients see of it, and the same through grpcio's server."""
+"""What gRPC clients see of our HTTP/2, and what is on the wire."""
 
 import asyncio
 import gzip
@@ -13,7 +13,6 @@ import h2.events
 import pytest
 
 from headrace.server.serving import Server
-from headrace.server.settings import GrpcServer
 from tests.server.rest.models import Waiting, model, usual
 from tests.serving import running
 
@@ -22,8 +21,6 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 WATCH = "/grpc.health.v1.Health/Watch"
 WAITING = b"\x0a\x07waiting"  # the model's name
 LIVE_ANSWER = b"\x08\x01"
-NATIVE = GrpcServer.NATIVE
-BOTH = pytest.mark.parametrize("server", list(GrpcServer))
 
 
 def channel(server: Server) -> grpc.aio.Channel:
@@ -40,10 +37,9 @@ async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), str(caught.value.details())
 
 
-@BOTH
-def test_calls_and_refusals(server: GrpcServer) -> None:
+def test_calls_and_refusals() -> None:
     async def work() -> None:
-        given: dict[str, Any] = {"grpc_server": server, "max_body_bytes": 1000}
+        given: dict[str, Any] = {"max_body_bytes": 1000}
         async with running(*usual(), **given) as started, channel(started) as client:
             assert await client.unary_unary(LIVE)(b"") == LIVE_ANSWER
             gzipped = grpc.aio.insecure_channel(
@@ -63,12 +59,11 @@ def test_calls_and_refusals(server: GrpcServer) -> None:
     run(work)
 
 
-@BOTH
-def test_deadlines_and_cancellation_reach_the_model(server: GrpcServer) -> None:
+def test_deadlines_and_cancellation_reach_the_model() -> None:
     async def work() -> None:
         waiting = Waiting()
         async with (
-            running(model(waiting), grpc_server=server) as started,
+            running(model(waiting)) as started,
             channel(started) as client,
         ):
             code, _ = await status_of(client.unary_unary(INFER)(WAITING, timeout=0.05))
@@ -88,14 +83,13 @@ def test_deadlines_and_cancellation_reach_the_model(server: GrpcServer) -> None:
     run(work)
 
 
-@BOTH
-def test_a_watch_ends_when_its_client_goes(server: GrpcServer) -> None:
+def test_a_watch_ends_when_its_client_goes() -> None:
     async def work() -> None:
-        serving = running(model(Waiting()), grpc_server=server)
+        serving = running(model(Waiting()))
         async with serving as started, channel(started) as client:
             call = client.unary_stream(WATCH)(b"")
             assert await call.read() == LIVE_ANSWER  # SERVING has the same bytes
-            open_calls = started._grpc._calls._open
+            open_calls = started._grpc.server._calls
             assert len(open_calls) == 1
             call.cancel()
             await until(lambda: not open_calls)
@@ -113,7 +107,7 @@ def test_a_large_message_there_and_back() -> None:
         message = b"\x0a\x03m x" + b"\x2a" + bytes([len(tensor)]) + tensor
         message += b"\x3a" + _varint(len(raw)) + raw
         options = [("grpc.max_receive_message_length", -1)]
-        async with running(*usual(), grpc_server=NATIVE) as started:
+        async with running(*usual()) as started:
             address = f"127.0.0.1:{started.ports.grpc}"
             async with grpc.aio.insecure_channel(address, options=options) as client:
                 assert (await client.unary_unary(INFER)(message)).endswith(raw)
@@ -241,7 +235,7 @@ async def asked(started: Server, body: bytes, **changed: str) -> dict[str, str]:
 )
 def test_on_the_wire(body: bytes, changed: dict[str, str], answered: dict[str, str]) -> None:
     async def work() -> None:
-        async with running(*usual(), max_body_bytes=1000, grpc_server=NATIVE) as started:
+        async with running(*usual(), max_body_bytes=1000) as started:
             found = await asked(started, body, **changed)
             assert {name: found.get(name) for name in answered} == answered
 
@@ -253,15 +247,14 @@ def test_while_draining_clients_are_sent_elsewhere_and_answered_nevertheless() -
 
     async def work() -> None:
         waiting = Waiting()
-        serving = running(model(waiting), grpc_server=NATIVE, drain_delay=0.5)
+        serving = running(model(waiting), drain_delay=0.5)
         async with serving as started, channel(started) as client:
             asked_before = asyncio.ensure_future(client.unary_unary(INFER)(WAITING, timeout=10))
             await waiting.entered.wait()
             over = asyncio.Event()
             stopping = asyncio.create_task(started.stop(over))
             await until(lambda: started.control.is_draining)
-            native = started._grpc.native
-            assert native is not None
+            native = started._grpc.server
             assert [each._is_going for each in native._connections] == [True]
             async with channel(started) as late:
                 assert await late.unary_unary(LIVE)(b"", timeout=10) == LIVE_ANSWER
