@@ -9,6 +9,7 @@ when they are first asked for.
 from typing import TYPE_CHECKING, Any
 
 from headrace.server import errors, model_server, tables
+from headrace.server.batch_work import RowErrors
 from headrace.server.errors import (
     InferenceError,
     InvalidInput,
@@ -33,6 +34,7 @@ from headrace.server.infer_types import (
     RequestedOutput,
 )
 from headrace.server.model import Model
+from headrace.server.model_batching import Batching
 from headrace.server.model_repository import ModelRepository
 from headrace.server.model_server import ModelServer
 from headrace.server.pickles import load_pickle
@@ -47,6 +49,7 @@ from headrace.server.predict_io import (
 from headrace.server.predictor import LoadOptions, Predictor, PredictorFormat
 from headrace.server.predictor_config import PredictorConfig, PredictorProtocol
 from headrace.server.settings import cpu_count
+from headrace.server.shared_hooks import BatchHeaders
 from headrace.server.tensor import Datatype, Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     parser: ArgumentParser
 
 __all__ = [
+    "BatchHeaders",
+    "Batching",
     "Datatype",
     "GpuUse",
     "InferInput",
@@ -79,6 +84,7 @@ __all__ = [
     "PredictorFormat",
     "PredictorProtocol",
     "RequestedOutput",
+    "RowErrors",
     "ServerNotLive",
     "ServerNotReady",
     "ServingError",

@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import (
 )
 
 from headrace.server.repository import Repository
-from headrace.server.servable import TensorServable
+from headrace.server.servable import batcher_of
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 LABELS = ("model", "version")
@@ -32,11 +32,11 @@ class BatchCollector:
         )
         sizes = HistogramMetricFamily("headrace_batch_rows", "rows of an execution", labels=LABELS)
         for model in self._repository.all():
-            servable = model.servable
-            if not isinstance(servable, TensorServable):
+            batcher = batcher_of(model.servable)
+            if batcher is None:
                 continue
             labels = [model.name, model.version]
-            record = servable.batcher.record
+            record = batcher.record
             reasons = {**record.dispatched, "direct": record.direct_calls}
             for reason, number in sorted(reasons.items()):
                 dispatched.add_metric([*labels, reason], number)

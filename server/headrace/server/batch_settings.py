@@ -1,14 +1,20 @@
 """What was said of batching, by flags, a config.pbtxt or a model-settings.json, as a `BatchPolicy`.
 
 A flag is for every model; what a model's own file says wins. Names and meanings are Triton's and
-MLServer's (data-plane contract §9.2, §9.4).
+MLServer's (data-plane contract §9.2, §9.4). A user's `Model` may say it in its class: `Batching`.
 """
 
+import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy, QueuePolicy
+from headrace.server.model import Model
+from headrace.server.model_batching import Batching
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ROWS = 128  # at most, where nobody said; the latency model stays below where it can
 
@@ -20,6 +26,9 @@ class BatchWishes:
     rows: int | None = None
     delay_s: float = 0.0
     target_s: float = 0.0
+
+
+NOTHING_SAID = BatchWishes()
 
 
 def policy(wishes: BatchWishes, config: Mapping[str, Any], may_batch: bool) -> BatchPolicy:
@@ -41,6 +50,40 @@ def policy(wishes: BatchWishes, config: Mapping[str, Any], may_batch: bool) -> B
     return BatchPolicy(
         DEFAULT_ROWS, is_learned=True, max_delay_s=wishes.delay_s, target_latency_s=target_s
     )
+
+
+def of_model(model: Model, wishes: BatchWishes, config: Mapping[str, Any]) -> BatchPolicy:
+    """The policy of a user's model: as its config, its class or the flags say, else one by one.
+
+    What cannot be batched though it is asked for is a warning: predict streams, or forwards.
+    """
+    own: Any = model.batching
+    if own is not None and not isinstance(own, Batching):
+        log.warning(
+            "batching ignored",
+            extra={"model": model.name, "why": f"batching is a {type(own).__name__}, no Batching"},
+        )
+        own = None
+    if own is not None:
+        wishes = BatchWishes(
+            own.max_batch_size,
+            own.max_batch_delay_ms / 1e3 or wishes.delay_s,
+            own.target_latency_ms / 1e3 or wishes.target_s,
+        )
+    if wishes.rows is None and "max_batch_size" not in config:
+        return ONE_BY_ONE
+    found = policy(wishes, config if "max_batch_size" in config else {}, may_batch=False)
+    if found.max_batch_size <= 1:
+        return ONE_BY_ONE
+    why = ""
+    if inspect.isgeneratorfunction(model.predict) or inspect.isasyncgenfunction(model.predict):
+        why = "its predict streams"
+    elif type(model).predict is Model.predict:
+        why = "it forwards each request to its predictor, with that request's headers"
+    if not why:
+        return found
+    log.warning("model not batched", extra={"model": model.name, "why": why})
+    return ONE_BY_ONE
 
 
 def _triton(rows: int, batching: Mapping[str, Any], wishes: BatchWishes) -> BatchPolicy:

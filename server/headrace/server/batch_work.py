@@ -2,7 +2,7 @@
 
     payloads ─▶ join ─▶ predict of an instance ─▶ share ─▶ each request's own result
 
-Tensors are such work (batch_rows.py), and so are the hooks of a user's `Model` (model_batches.py).
+Tensors are such work (batch_rows.py), and so are the hooks of a user's `Model` (shared_hooks.py).
 `attempts` decides what is called next, and isolates a failing request; a thread calls it in `run`,
 the event loop awaits it in `run_async`.
 """

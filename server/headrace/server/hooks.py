@@ -4,7 +4,8 @@
 
 Asynchronous hooks are awaited on the event loop. Synchronous ones go where `Run` puts them, for a
 served model a thread of its `Executor`: neighbours go together, so a model whose hooks all are
-synchronous runs each request in one piece, as single-threaded code expects.
+synchronous runs each request in one piece, as single-threaded code expects. Hooks that see batches
+(`Shared`) are one step of a request, which waits there for its share.
 """
 
 import inspect
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 Hook = Callable[..., Any]
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]  # calls it somewhere, gives its result
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """names: of the hooks that see batches. run: gives one request's share of what they made of
+    its value; it gets the request's headers, and those of its response."""
+
+    names: tuple[str, ...]
+    run: Callable[[Any, dict[str, str] | None, dict[str, str]], Awaitable[Any]]
+
 
 # The request being answered, for what a hook calls without naming it: forwarding needs its deadline
 current: ContextVar[Context | None] = ContextVar("headrace_request", default=None)
@@ -58,12 +69,15 @@ async def answer(
     headers: dict[str, str] | None,
     verb: InferenceVerb,
     run: Run = run_inline,
+    shared: Shared | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """The model's result and the headers it set. A generator's result is an async iterator."""
     response_headers: dict[str, str] = {}
     context = current.get()
     stages = context.stages if context is not None else Stages()
-    steps = _steps(model, headers, response_headers, verb)
+    if verb is not InferenceVerb.PREDICT:
+        shared = None
+    steps = _steps(model, headers, response_headers, verb, shared)
     value = body
     at = 0
     while at < len(steps):
@@ -96,7 +110,7 @@ _END = object()
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    stage: str  # the field of Stages that its time goes to
+    stage: str  # the field of Stages that its time goes to; "": counted where it runs
     call: Callable[[Any], Any]
     is_async: bool
     is_trivial: bool = False  # cheaper than the way to a thread
@@ -126,6 +140,7 @@ def _steps(
     headers: dict[str, str] | None,
     response_headers: dict[str, str],
     verb: InferenceVerb,
+    shared: Shared | None,
 ) -> list[_Step]:
     # KServe passes the third argument only to models that ask for it: older ones take two
     extra = (response_headers,) if model.required_response_headers else ()
@@ -136,15 +151,22 @@ def _steps(
             _Step(stage, lambda value: hook(value, *arguments), inspect.iscoroutinefunction(hook))
         )
 
-    if is_overridden(model.preprocess):
-        add("compute_input_ns", model.preprocess, headers)
-    is_trivial = not is_overridden(model.validate)  # then it looks up one key
-    steps.append(_Step("compute_input_ns", model.validate, is_async=False, is_trivial=is_trivial))
-    if verb is InferenceVerb.EXPLAIN:
+    names = shared.names if shared is not None else ()
+    if "preprocess" not in names:
+        if is_overridden(model.preprocess):
+            add("compute_input_ns", model.preprocess, headers)
+        is_trivial = not is_overridden(model.validate)  # then it looks up one key
+        steps.append(
+            _Step("compute_input_ns", model.validate, is_async=False, is_trivial=is_trivial)
+        )
+    if shared is not None:
+        run = shared.run
+        steps.append(_Step("", lambda value: run(value, headers, response_headers), is_async=True))
+    elif verb is InferenceVerb.EXPLAIN:
         add("compute_infer_ns", model.explain, headers)
     else:
         add("compute_infer_ns", model.predict, headers, *extra)
-    if is_overridden(model.postprocess):
+    if "postprocess" not in names and is_overridden(model.postprocess):
         add("compute_output_ns", model.postprocess, headers, *extra)
     return steps
 
@@ -158,5 +180,7 @@ async def _timed_await(step: _Step, value: Any, stages: Stages) -> Any:
 
 
 def _add(stages: Stages, stage: str, started_ns: int) -> None:
+    if not stage:
+        return
     elapsed_ns = time.perf_counter_ns() - started_ns
     setattr(stages, stage, getattr(stages, stage) + elapsed_ns)

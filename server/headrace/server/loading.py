@@ -153,7 +153,8 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
         raise
     first = loaded.instances[0]
     if isinstance(first, Model):
-        user = ModelServable(first, source.limits, loaded.concurrency)
+        shared = batch_settings.of_model(first, source.batching, source.config)
+        user = ModelServable(first, source.limits, loaded.concurrency, policy=shared)
         await user.start()
         servable: Servable = user
     else:

@@ -10,6 +10,9 @@
 
 Hooks may be synchronous, asynchronous or, for `predict`, generators. `model_servable.py` serves a
 Model; `hooks.py` runs the hooks. A hook gets its arguments by position, so their names are free.
+
+With `batching = Batching(max_batch_size=32)` in the class, predict sees the rows of several
+requests at once (model_batching.py); without it, only where a flag or a config asks for it.
 """
 
 from typing import Any
@@ -18,6 +21,7 @@ from headrace.server import hooks, predictor_config
 from headrace.server.errors import InvalidInput
 from headrace.server.forwarding import Forwarder
 from headrace.server.hooks import InferenceVerb
+from headrace.server.model_batching import Batching
 from headrace.server.predictor_config import PredictorConfig, PredictorProtocol
 
 
@@ -27,7 +31,11 @@ class Model:
     A second positional argument may be a `PredictorConfig`, as in older SDKs.
     return_response_headers: predict and postprocess get a dict as third argument; what they put
         there goes out as response headers.
+    batching: which hooks see the requests of several callers at once; None: as the flags say.
     """
+
+    batching: Batching | None = None
+    _shared: hooks.Shared | None = None  # model_servable.py puts its batcher here
 
     def __init__(
         self,
@@ -155,7 +163,7 @@ class Model:
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[Any, dict[str, str]]:
         """All hooks in order: the result, and the response headers that the model set."""
-        return await hooks.answer(self, body, headers, verb, self._run)
+        return await hooks.answer(self, body, headers, verb, self._run, self._shared)
 
     def forwarder(self, config: PredictorConfig) -> Forwarder:
         """This model's connections to its predictor."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace.server import batch_settings
+from headrace.server.batch_settings import NOTHING_SAID, BatchWishes
 from headrace.server.errors import ModelLoadError, ModelNotFound
 from headrace.server.execution import QueueLimits
 from headrace.server.model import Model
@@ -64,11 +66,17 @@ class ModelRepository:
 
 
 class RepositoryLoader:
-    """Loads what models holds, or can load."""
+    """Loads what models holds, or can load. batching: what the flags say of it."""
 
-    def __init__(self, models: ModelRepository, limits: QueueLimits = QueueLimits()) -> None:
+    def __init__(
+        self,
+        models: ModelRepository,
+        limits: QueueLimits = QueueLimits(),
+        batching: BatchWishes = NOTHING_SAID,
+    ) -> None:
         self._models = models
         self._limits = limits
+        self._batching = batching
         self._servables: dict[int, ModelServable] = {}  # by the model's id: aliases share one
         self._started: set[str] = set()
         self._known: dict[str, Model] = {}  # what was unloaded may be loaded again
@@ -122,7 +130,8 @@ class RepositoryLoader:
     async def _servable(self, name: str, model: Model) -> ModelServable:
         servable = self._servables.get(id(model))
         if servable is None:
-            servable = ModelServable(model, self._limits, on_stop=self._forget)
+            policy = batch_settings.of_model(model, self._batching, {})
+            servable = ModelServable(model, self._limits, on_stop=self._forget, policy=policy)
             self._servables[id(model)] = servable
             await servable.start()
         self._known[name] = model

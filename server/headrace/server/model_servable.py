@@ -5,7 +5,8 @@ what the hooks return, an `InferResponse`, a dict, a protobuf message or an iter
 becomes a `Response`, or a stream of them.
 
 Synchronous hooks run in the model's `Executor` (one at a time by default), asynchronous ones on the
-loop; both kinds are admitted by the same queue limits.
+loop; both kinds are admitted by the same queue limits. Hooks that see batches have a `Batcher`, and
+an executor of their own: hooks of a single request must not keep batches from forming.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from typing import Any
 
 from headrace.http import in_task
 from headrace.server import hooks
+from headrace.server.batcher import Batcher
+from headrace.server.batching import ONE_BY_ONE, BatchPolicy
 from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
 from headrace.server.execution import Executor, QueueLimits
 from headrace.server.hooks import InferenceVerb
@@ -26,15 +29,21 @@ from headrace.server.infer_tensors import InferInput
 from headrace.server.infer_types import InferRequest, InferResponse
 from headrace.server.memory import Usage
 from headrace.server.model import Model
+from headrace.server.model_batching import Batching
 from headrace.server.predict_io import generate_uuid
+from headrace.server.protocol.parameters import priority
 from headrace.server.request import Context, Request, Response
+from headrace.server.shared_hooks import SharedHooks
 from headrace.server.tensor import Tensor, TensorSpec, to_datatype
 
 log = logging.getLogger(__name__)
 
 
 class ModelServable:
-    """Serves model. concurrency: how many synchronous hooks may run at the same time."""
+    """Serves model. concurrency: how many synchronous hooks, or batches, may run at the same time.
+
+    policy: how requests share calls of its batched hooks.
+    """
 
     platform = "python"
 
@@ -44,6 +53,7 @@ class ModelServable:
         limits: QueueLimits = QueueLimits(),
         concurrency: int = 1,
         on_stop: Callable[[Model], Any] = lambda model: model.stop(),
+        policy: BatchPolicy = ONE_BY_ONE,
     ) -> None:
         self.model = model
         self.memory = Usage()
@@ -58,6 +68,15 @@ class ModelServable:
         self._is_described = False
         self._engine: asyncio.Task[None] | None = None
         model._run = self._run
+        self._batcher: Batcher | None = None
+        self._shared: SharedHooks | None = None
+        model._shared = None
+        if policy.max_batch_size > 1:
+            self._share(policy, concurrency)
+
+    @property
+    def batcher(self) -> Batcher | None:
+        return self._batcher
 
     @property
     def executor(self) -> Executor[Model]:
@@ -65,7 +84,10 @@ class ModelServable:
 
     @property
     def pending_requests(self) -> int:
-        return self._executor.pending_requests
+        waiting = self._executor.pending_requests
+        if self._shared is not None and self._shared.executor is not None:
+            waiting += self._shared.executor.pending_requests
+        return waiting
 
     async def start(self) -> None:
         """Learn what the model declares; start its engine where it has one."""
@@ -73,6 +95,15 @@ class ModelServable:
             self._engine = asyncio.create_task(self.model.start_engine())
             self._engine.add_done_callback(self._engine_ended)
         await self._describe()
+        if self._shared is not None and self._shared.guesses_inputs:
+            log.warning(
+                "V1 and V2 bodies may not mix",
+                extra={
+                    "model": self.model.name,
+                    "why": "Batching(protocol='v2') without declared inputs leaves names and "
+                    "datatypes of V1 rows to guess; override get_input_types",
+                },
+            )
 
     async def is_ready(self) -> bool:
         """What `healthy()` says; with a predictor health check, the predictor's word too."""
@@ -95,6 +126,8 @@ class ModelServable:
         return True
 
     async def infer(self, request: Request, context: Context) -> Response | AsyncIterator[Response]:
+        if self._shared is not None and request.parameters:
+            context.priority = priority(request.parameters)
         result = await self._call(to_infer_request(request), context, InferenceVerb.PREDICT)
         if hasattr(result, "__aiter__"):
             return self._responses(result)
@@ -109,6 +142,8 @@ class ModelServable:
     async def stop(self) -> None:
         """End the engine, the hooks that wait, and the model. Errors of its own are logged."""
         self._executor.close()
+        if self._batcher is not None:
+            self._batcher.close()
         if not self._is_owner:
             return
         stops: tuple[Callable[[], Any], ...] = (
@@ -182,10 +217,32 @@ class ModelServable:
         finally:
             context.stages.queue_ns += queued.stages.queue_ns
 
-    def _has_async_hook(self, verb: InferenceVerb) -> bool:
+    def _share(self, policy: BatchPolicy, concurrency: int) -> None:
+        """Run predict, and the hooks that `batching` names, on batches."""
         model = self.model
-        main = model.explain if verb is InferenceVerb.EXPLAIN else model.predict
-        called = (main, model.preprocess, model.postprocess)
+        batching = model.batching if isinstance(model.batching, Batching) else Batching()
+        shared = SharedHooks(model, batching, lambda: (self.inputs, self.outputs))
+        shared.executor = Executor(model.name, [shared] * concurrency, self._limits)
+        batcher = Batcher(shared.executor, policy, work=shared)
+
+        async def run(
+            value: Any, headers: dict[str, str] | None, response_headers: dict[str, str]
+        ) -> Any:
+            context = hooks.current.get() or Context()
+            asked = shared.asked(value, headers or {}, response_headers, context)
+            return await batcher.run(asked, context)
+
+        self._batcher, self._shared = batcher, shared
+        model._shared = hooks.Shared(batching.hooks, run)
+
+    def _has_async_hook(self, verb: InferenceVerb) -> bool:
+        """Whether a hook of its own awaits; the batcher bounds what waits for batches."""
+        model = self.model
+        main = "explain" if verb is InferenceVerb.EXPLAIN else "predict"
+        names = {main, "preprocess", "postprocess"}
+        if model._shared is not None and verb is InferenceVerb.PREDICT:
+            names -= set(model._shared.names)
+        called = [getattr(model, name) for name in names]
         return type(model).__call__ is not Model.__call__ or any(
             hooks.is_overridden(hook)
             and (inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from headrace.server import predictor_config as process_predictor
+from headrace.server.batch_settings import BatchWishes
 from headrace.server.execution import QueueLimits
 from headrace.server.hooks import is_overridden
 from headrace.server.model import Model
@@ -140,7 +141,12 @@ class ModelServer:
 
     def _repository(self, settings: Settings) -> Repository:
         limits = QueueLimits(settings.max_queue_requests, settings.max_queue_bytes)
-        return Repository(RepositoryLoader(self.registered_models, limits))
+        wishes = BatchWishes(
+            settings.max_batch_size,
+            settings.max_batch_delay_ms / 1e3,
+            settings.target_latency_ms / 1e3,
+        )
+        return Repository(RepositoryLoader(self.registered_models, limits, wishes))
 
 
 def to_predictor_config(settings: Settings) -> PredictorConfig | None:

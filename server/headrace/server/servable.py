@@ -52,6 +52,12 @@ class Servable(Protocol):
     async def stop(self) -> None: ...
 
 
+def batcher_of(servable: Servable) -> Batcher | None:
+    """What runs servable's requests together; None where it has no batcher."""
+    found = getattr(servable, "batcher", None)
+    return found if isinstance(found, Batcher) else None
+
+
 class TensorServable:
     """A `Predictor` behind a `Batcher`; V1 rows become tensors and back.
 

@@ -13,7 +13,7 @@ from headrace.server.rest.answer import Answer, error_answer, json_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.routes import Route
 from headrace.server.rest.v2 import PREFIXES
-from headrace.server.servable import TensorServable
+from headrace.server.servable import batcher_of
 
 SHARED_MEMORY = "shared memory is not supported; send tensors in the body, as JSON or binary"
 
@@ -60,9 +60,13 @@ class Operator:
     async def batching(self, call: Call) -> Answer:
         """Of this process: policy, what the latency model believes, and the last batches."""
         model = self._plane.repository.find(call.model, call.version)
-        if not isinstance(model.servable, TensorServable):
-            raise Unsupported(f"model {model.name} is a custom Model: its requests run one by one")
-        told = model.servable.batcher.to_json()
+        batcher = batcher_of(model.servable)
+        if batcher is None:
+            raise Unsupported(
+                f"model {model.name} is a custom Model whose requests run one by one; "
+                "give its class `batching = Batching(max_batch_size=…)`, or set --max_batch_size"
+            )
+        told = batcher.to_json()
         return json_answer({"name": model.name, "version": model.version, **told})
 
     async def statistics(self, call: Call) -> Answer:
