@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from headrace.server import batch_work, checks
+from headrace.server import backlog, batch_work, checks
 from headrace.server.batch_queue import BatchQueue, Entry
 from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_rows import TensorWork
@@ -43,7 +43,7 @@ from headrace.server.request import Context
 SAMPLED = 63  # of direct calls, one in so many and one tells the latency model
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
     step: Send
     entries: list[Entry]
@@ -71,6 +71,7 @@ class Batcher:
         self.record = BatchRecord()
         self._executor = executor
         self._work: Work = work or TensorWork(executor.model_name)
+        self._running: set[_Batch] = set()
         self._awaited: dict[Entry, _Batch] = {}  # in a batch of an asynchronous model
         self._company = Company()
         self._queue = BatchQueue(policy.ageing_s)
@@ -154,7 +155,7 @@ class Batcher:
         deadline_s = inf if context.deadline_s is None else context.deadline_s
         if deadline_s <= now_s:
             self.record.refuse(Refusal.EXPIRED)
-            raise QueueTimeout
+            raise QueueTimeout(retry_after_s=self._retry_after_s(now_s))
         key = shape.key if policy.max_batch_size > 1 else None
         entry = Entry(
             (payload, context),
@@ -230,7 +231,10 @@ class Batcher:
             message = f"{most} requests waiting (max_queue_size {most})"
         if message:
             self.record.refuse(Refusal.FULL)
-            raise QueueFull(f"Exceeds maximum queue size: model {name} has {message}")
+            raise QueueFull(
+                f"Exceeds maximum queue size: model {name} has {message}",
+                self._retry_after_s(time.monotonic()),
+            )
 
     def _advance(self) -> None:
         """Do what is decided until it is to wait."""
@@ -247,9 +251,11 @@ class Batcher:
             if isinstance(step, Send):
                 self._send(step, now_s)
             elif isinstance(step, Drop):
-                for entry in dropped(self._queue, step, now_s):
+                late = dropped(self._queue, step, now_s)
+                again_s = self._retry_after_s(now_s)
+                for entry in late:
                     self._forget(entry)
-                    self._refuse(entry, _refusal(entry, now_s))
+                    self._refuse(entry, _refusal(entry, now_s), again_s)
             else:
                 self._wake_at(step.until_s, now_s)
                 return
@@ -278,6 +284,7 @@ class Batcher:
             entry.item[1].stages.queue_ns += int((now_s - entry.arrived_s) * 1e9)
         batch = _Batch(step, entries, executor.free.popleft(), now_s, started_ns)
         executor.running += 1
+        self._running.add(batch)
         if self._work.is_async:
             self._await(batch)
             return
@@ -336,6 +343,7 @@ class Batcher:
         executor, entries = self._executor, batch.entries
         taken_ns = time.perf_counter_ns() - batch.started_ns
         executor.running -= 1
+        self._running.discard(batch)
         executor.free.append(batch.instance)
         rows = sum(entry.rows for entry in entries)
         if not any(isinstance(each, BaseException) for each in results):
@@ -359,11 +367,25 @@ class Batcher:
         self._executor.pending_requests -= 1
         self._executor.pending_bytes -= entry.size_bytes
 
-    def _refuse(self, entry: Entry, refusal: Refusal) -> None:
+    def _refuse(self, entry: Entry, refusal: Refusal, again_s: float = 0.0) -> None:
+        """again_s: when its caller may try again."""
         self.record.refuse(refusal)
-        self._replies.answer(entry, self._error(refusal))
+        self._replies.answer(entry, self._error(refusal, again_s))
 
-    def _error(self, refusal: Refusal) -> ServingError:
+    def _retry_after_s(self, now_s: float) -> float:
+        """How long what waits and what runs will take, for a caller that is refused."""
+        running_s = 0.0
+        for batch in self._running:
+            latency = self.models.known(batch.entries[0].key)
+            if latency is not None:
+                predicted_s = latency.predict(sum(entry.rows for entry in batch.entries))
+                running_s += max(0.0, batch.sent_s + predicted_s - now_s)
+        instances = len(self._executor.instances)
+        return backlog.retry_after_s(
+            backlog.backlog_s(self._queue, self.policy, self.models, instances, running_s)
+        )
+
+    def _error(self, refusal: Refusal, again_s: float) -> ServingError:
         name = self._executor.model_name
         if refusal is Refusal.CLOSED:
             return ModelNotReady(name, UNLOADING)
@@ -371,9 +393,10 @@ class Batcher:
             target_ms = (self.policy.target_latency_s or 0.0) * 1e3
             return QueueFull(
                 f"model {name} cannot answer within its target of {target_ms:g} ms: "
-                f"{self._executor.pending_requests} requests are waiting"
+                f"{self._executor.pending_requests} requests are waiting",
+                again_s,
             )
-        return QueueTimeout()
+        return QueueTimeout(retry_after_s=again_s)
 
 
 def _refusal(entry: Entry, now_s: float) -> Refusal:

@@ -158,10 +158,10 @@ class QueueTimeout(DeadlineExceeded):
     """Its time passed while it waited, so it did not run: a retry later is safe (contract D16)."""
 
     code = Code.OVERLOADED
-    retry_after_s = 1.0
 
-    def __init__(self, reason: str = "Request timeout expired") -> None:
+    def __init__(self, reason: str = "Request timeout expired", retry_after_s: float = 1.0) -> None:
         super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class Unsupported(ServingError):

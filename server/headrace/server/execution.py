@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from headrace.server import backlog
 from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout
 from headrace.server.request import Context
 
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 UNLOADING = "It is being unloaded."
+RECENT = 0.2  # how far the typical time of a call moves towards a new one
 
 
 class Mode(StrEnum):
@@ -77,6 +79,7 @@ class Executor(Generic[Instance]):
         self.pending_bytes = 0
         self.running = 0
         self.free = deque(self.instances)
+        self._typical_s = 0.0  # of a call, of late
         self._waiters: deque[asyncio.Future[Instance]] = deque()
         self._threads: ThreadPoolExecutor | None = None
         self.is_closed = False
@@ -98,7 +101,7 @@ class Executor(Generic[Instance]):
             if self.is_closed:
                 raise ModelNotReady(self.model_name, UNLOADING)
             if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
-                raise QueueTimeout
+                raise QueueTimeout(retry_after_s=self.retry_after_s())
             future = None if self.runs_inline(context.body_bytes) else self._start(call, instance)
         except BaseException:
             self._release(instance)
@@ -129,12 +132,14 @@ class Executor(Generic[Instance]):
         if limits.max_requests and self.pending_requests >= limits.max_requests:
             raise QueueFull(
                 f"Exceeds maximum queue size: model {self.model_name} has {self.pending_requests} "
-                f"requests waiting (--max_queue_requests {limits.max_requests})"
+                f"requests waiting (--max_queue_requests {limits.max_requests})",
+                self.retry_after_s(),
             )
         if limits.max_bytes and self.pending_bytes + context.body_bytes > limits.max_bytes:
             raise QueueFull(
                 f"Exceeds maximum queue size: model {self.model_name} has {self.pending_bytes} "
-                f"bytes waiting (--max_queue_bytes {limits.max_bytes})"
+                f"bytes waiting (--max_queue_bytes {limits.max_bytes})",
+                self.retry_after_s(),
             )
         waiter: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -143,7 +148,7 @@ class Executor(Generic[Instance]):
         timer = None
         if context.deadline_s is not None:
             left_s = max(0.0, context.deadline_s - time.monotonic())
-            timer = asyncio.get_running_loop().call_later(left_s, _expire, waiter)
+            timer = asyncio.get_running_loop().call_later(left_s, self._expire, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -172,8 +177,19 @@ class Executor(Generic[Instance]):
 
     def _done(self, instance: Instance, context: Context, started_ns: int) -> None:
         self.running -= 1
-        context.stages.compute_infer_ns += time.perf_counter_ns() - started_ns
+        taken_ns = time.perf_counter_ns() - started_ns
+        context.stages.compute_infer_ns += taken_ns
+        self._typical_s += (taken_ns / 1e9 - self._typical_s) * (RECENT if self._typical_s else 1.0)
         self._release(instance)
+
+    def retry_after_s(self) -> float:
+        """How long what waits and what runs will take, for a caller that is refused."""
+        calls = self.pending_requests + self.running
+        return backlog.retry_after_s(calls * self._typical_s / len(self.instances))
+
+    def _expire(self, waiter: asyncio.Future[Instance]) -> None:
+        if not waiter.done():
+            waiter.set_exception(QueueTimeout(retry_after_s=self.retry_after_s()))
 
     def runs_inline(self, body_bytes: int) -> bool:
         """Whether a call for that much belongs on the event loop."""
@@ -202,11 +218,6 @@ class Executor(Generic[Instance]):
                 len(self.instances), thread_name_prefix=f"model-{self.model_name}"
             )
         return self._threads
-
-
-def _expire(waiter: "asyncio.Future[Instance]") -> None:
-    if not waiter.done():
-        waiter.set_exception(QueueTimeout())
 
 
 def guarded(call: Callable[[Instance], Result], instance: Instance) -> Result:

@@ -189,5 +189,9 @@ class LatencyModels:
             self._models.move_to_end(shapes)
         return model
 
+    def known(self, shapes: Hashable) -> LatencyModel | None:
+        """The model of a class of shapes if there is one; asking does not keep it."""
+        return self._models.get(shapes)
+
     def items(self) -> list[tuple[Hashable, LatencyModel]]:
         return list(self._models.items())

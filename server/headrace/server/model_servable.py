@@ -19,11 +19,11 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from headrace.http import in_task
-from headrace.server import hooks
+from headrace.server import backlog, hooks
 from headrace.server.batcher import Batcher
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy
 from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
-from headrace.server.execution import Executor, QueueLimits
+from headrace.server.execution import RECENT, Executor, QueueLimits
 from headrace.server.hooks import InferenceVerb
 from headrace.server.infer_tensors import InferInput
 from headrace.server.infer_types import InferRequest, InferResponse
@@ -65,6 +65,7 @@ class ModelServable:
         self._limits = limits
         self._awaiting = 0  # requests in asynchronous hooks
         self._awaiting_bytes = 0
+        self._typical_s = 0.0  # of what was awaited, of late
         self._is_described = False
         self._engine: asyncio.Task[None] | None = None
         model._run = self._run
@@ -255,20 +256,24 @@ class ModelServable:
         if limits.max_requests and self._awaiting >= limits.max_requests:
             raise QueueFull(
                 f"Exceeds maximum queue size: model {name} has {self._awaiting} "
-                f"requests waiting (--max_queue_requests {limits.max_requests})"
+                f"requests waiting (--max_queue_requests {limits.max_requests})",
+                backlog.retry_after_s(self._typical_s),  # they run at the same time
             )
         is_over = self._awaiting and self._awaiting_bytes + context.body_bytes > limits.max_bytes
         if limits.max_bytes and is_over:
             raise QueueFull(
                 f"Exceeds maximum queue size: model {name} has {self._awaiting_bytes} "
-                f"bytes waiting (--max_queue_bytes {limits.max_bytes})"
+                f"bytes waiting (--max_queue_bytes {limits.max_bytes})",
+                backlog.retry_after_s(self._typical_s),
             )
         if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
-            raise QueueTimeout
+            raise QueueTimeout(retry_after_s=backlog.retry_after_s(self._typical_s))
         self._awaiting += 1
         self._awaiting_bytes += context.body_bytes
 
     def _dismiss(self, context: Context) -> None:
+        taken_s = (time.perf_counter_ns() - context.started_ns) / 1e9
+        self._typical_s += (taken_s - self._typical_s) * (RECENT if self._typical_s else 1.0)
         self._awaiting -= 1
         self._awaiting_bytes -= context.body_bytes
 
