@@ -18,6 +18,7 @@ dynamic_batching {
   default_priority_level: 2
   default_queue_policy {
     timeout_action: DELAY default_timeout_microseconds: 5000 max_queue_size: 100
+    allow_timeout_override: true
   }
   priority_queue_policy { key: 1 value { max_queue_size: 7 } }
 }
@@ -64,7 +65,7 @@ dynamic_batching {
                 levels=3,
                 default_level=2,
                 queue=QueuePolicy(0.005, True, 100),
-                queues={1: QueuePolicy(max_requests=7)},
+                queues={1: QueuePolicy(max_requests=7, allows_timeout=False)},
             ),
             id="all of Triton's dynamic_batching",
         ),

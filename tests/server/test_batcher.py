@@ -224,6 +224,59 @@ def test_a_deadline_passes_by_a_timer_and_the_model_never_sees_the_request() -> 
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        pytest.param(QueuePolicy(), "refused", id="nothing is said of it: it counts"),
+        pytest.param(
+            QueuePolicy(60.0, allows_timeout=True), "refused", id="it may shorten the default"
+        ),
+        pytest.param(
+            QueuePolicy(60.0, allows_timeout=False), [[1], [3], [2]], id="it may not override it"
+        ),
+        pytest.param(
+            QueuePolicy(0.0, may_run_late=True), [[1], [2], [3]], id="DELAY: behind all others"
+        ),
+    ],
+)
+def test_the_timeout_parameter_counts_where_the_queue_lets_it(
+    queue: QueuePolicy, expected: Any
+) -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(1, queue=queue))
+        first = setup.start(1)
+        await setup.is_running()
+        context = Context()
+        context.start_within(0.0)  # over as soon as the queue looks
+        impatient = asyncio.create_task(setup.ask(3, context=context))
+        if expected == "refused":
+            with pytest.raises(QueueTimeout):
+                await impatient
+        others = [setup.start(2)]
+        await setup.waiting(1 if expected == "refused" else 2)
+        setup.model.go.set()
+        await asyncio.gather(first, *others, *([] if expected == "refused" else [impatient]))
+        if expected != "refused":
+            assert setup.model.calls == expected
+
+    run(main())
+
+
+def test_a_deadline_of_the_call_counts_though_its_timeout_may_not() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8, queue=QueuePolicy(60.0, allows_timeout=False)))
+        first = setup.start(1)
+        await setup.is_running()
+        context = Context(deadline_s=time.monotonic() + 0.02)
+        context.start_within(30.0)
+        with pytest.raises(QueueTimeout):
+            await setup.ask(2, context=context)
+        setup.model.go.set()
+        await first
+
+    run(main())
+
+
 def test_what_cannot_meet_the_target_is_refused_with_when_to_come_back() -> None:
     async def main() -> None:
         setup = Setup(BatchPolicy(1, target_latency_s=0.05))

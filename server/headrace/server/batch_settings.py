@@ -105,8 +105,11 @@ def _triton(rows: int, batching: Mapping[str, Any], wishes: BatchWishes) -> Batc
 
 
 def _queue(given: Mapping[str, Any]) -> QueuePolicy:
+    if not given:
+        return QueuePolicy()
     return QueuePolicy(
         int(given.get("default_timeout_microseconds", 0)) / 1e6,
         given.get("timeout_action", "REJECT") == "DELAY",
         int(given.get("max_queue_size", 0)),
+        bool(given.get("allow_timeout_override", False)),
     )

@@ -27,6 +27,7 @@ from headrace.server.batching import (
     BatchPolicy,
     Company,
     Drop,
+    QueuePolicy,
     Refusal,
     Send,
     decide,
@@ -152,7 +153,8 @@ class Batcher:
         executor, policy, now_s = self._executor, self.policy, time.monotonic()
         if executor.is_closed:
             raise ModelNotReady(executor.model_name, UNLOADING)
-        deadline_s = inf if context.deadline_s is None else context.deadline_s
+        level = policy.level(context.priority)
+        deadline_s, start_by_s = _limits(context, policy.queue_of(level))
         if deadline_s <= now_s:
             self.record.refuse(Refusal.EXPIRED)
             raise QueueTimeout(retry_after_s=self._retry_after_s(now_s))
@@ -163,10 +165,10 @@ class Batcher:
             context.body_bytes,
             now_s,
             key,
-            policy.level(context.priority),
+            level,
             deadline_s,
         )
-        set_limits(entry, policy, self.models.of(key))
+        set_limits(entry, policy, self.models.of(key), start_by_s)
         if not (executor.free and policy.never_waits):
             self._check_bounds(entry)
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -193,6 +195,8 @@ class Batcher:
         contexts = [
             Context(
                 deadline_s=context.deadline_s,
+                call_deadline_s=context.call_deadline_s,
+                start_by_s=context.start_by_s,
                 body_bytes=context.body_bytes // len(sizes),
                 priority=context.priority,
             )
@@ -397,6 +401,16 @@ class Batcher:
                 again_s,
             )
         return QueueTimeout(retry_after_s=again_s)
+
+
+def _limits(context: Context, queue: QueuePolicy) -> tuple[float, float]:
+    """When context's request expires, and by when it asks to be started; inf: never."""
+    if context.start_by_s is None:
+        return inf if context.deadline_s is None else context.deadline_s, inf
+    deadline_s = context.call_deadline_s
+    if queue.allows_timeout and not queue.may_run_late:
+        deadline_s = context.deadline_s
+    return inf if deadline_s is None else deadline_s, context.start_by_s
 
 
 def _refusal(entry: Entry, now_s: float) -> Refusal:

@@ -46,11 +46,16 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """Triton's ModelQueuePolicy; zeros: no limit. may_run_late: DELAY instead of REJECT."""
+    """Triton's ModelQueuePolicy; zeros: no limit. may_run_late: DELAY instead of REJECT.
+
+    allows_timeout: a request's own `timeout` may shorten timeout_s (allow_timeout_override, which
+    is false where a policy is given and does not say it).
+    """
 
     timeout_s: float = 0.0
     may_run_late: bool = False
     max_requests: int = 0
+    allows_timeout: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +146,26 @@ Decision = Send | Sleep | Drop
 NEVER = Sleep(inf)
 
 
-def set_limits(entry: Entry, policy: BatchPolicy, latency: LatencyModel) -> None:
-    """Until when entry, which arrives with its own deadline as expires_s, may wait."""
+def set_limits(
+    entry: Entry, policy: BatchPolicy, latency: LatencyModel, start_by_s: float = inf
+) -> None:
+    """Until when entry, which arrives with its own deadline as expires_s, may wait.
+
+    start_by_s: when its own `timeout` passes, if the policy of its queue heeds that.
+    """
     if policy.target_latency_s is not None:
         entry.due_s = min(entry.expires_s, entry.arrived_s + policy.target_latency_s)
         entry.expires_s = min(entry.expires_s, entry.due_s - latency.predict(entry.rows))
     elif not policy.never_waits:
         entry.due_s = entry.expires_s
-    timeout_s = policy.queue_of(entry.level).timeout_s
-    if timeout_s:
-        over_s = entry.arrived_s + timeout_s
-        if policy.queue_of(entry.level).may_run_late:
-            entry.yields_s = over_s
-        else:
-            entry.expires_s = min(entry.expires_s, over_s)
+    queue = policy.queue_of(entry.level)
+    over_s = entry.arrived_s + queue.timeout_s if queue.timeout_s else inf
+    if queue.allows_timeout:
+        over_s = min(over_s, start_by_s)
+    if queue.may_run_late:
+        entry.yields_s = over_s
+    else:
+        entry.expires_s = min(entry.expires_s, over_s)
 
 
 def decide(

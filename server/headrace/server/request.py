@@ -76,14 +76,27 @@ class Context:
     headers: lower-case keys, the last duplicate wins; the same object reaches every hook of one
         request, and hooks may keep state in it (KServe's examples do).
     deadline_s: on `time.monotonic()`'s clock; a request past it does not run. None: no deadline.
+    start_by_s: when its `timeout` parameter passes; None: it has none. deadline_s is no later, but
+        for a model whose queue does not let requests say so (Triton's allow_timeout_override):
+        there call_deadline_s counts, the deadline without it.
     """
 
     headers: dict[str, str] = field(default_factory=dict)
     response_headers: dict[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
+    call_deadline_s: float | None = None
+    start_by_s: float | None = None
     body_bytes: int = 0
     priority: int = 0  # 1 is the highest; 0: the model's default
     started_ns: int = field(default_factory=time.perf_counter_ns)
     stages: Stages = field(default_factory=Stages)
     answered_ns: int = 0  # when the model's answer left the data plane
     span: Any = None  # tracing's own
+
+    def start_within(self, timeout_s: float | None) -> None:
+        """The request's `timeout` parameter, which may shorten the deadline but not lengthen it."""
+        if timeout_s is None:
+            return
+        self.call_deadline_s = self.deadline_s
+        self.start_by_s = time.monotonic() + timeout_s
+        self.deadline_s = min(self.start_by_s, self.deadline_s or self.start_by_s)

@@ -41,14 +41,18 @@ def context_of(rpc: Rpc, body_bytes: int) -> Context:
     return Context(rpc.metadata(), body_bytes=body_bytes)
 
 
-def deadline_s(end_s: float | None, parameters: Parameters, settings: Settings) -> float | None:
+def set_deadline(
+    context: Context, end_s: float | None, parameters: Parameters, settings: Settings
+) -> None:
     """When the request stops being worth running, on the monotonic clock: the first of end_s, the
     call's own deadline, its `timeout` parameter (µs) and --request_timeout."""
-    limits_s = (settings.request_timeout or None, timeout_s(parameters))
-    given = [time.monotonic() + limit_s for limit_s in limits_s if limit_s is not None]
-    if end_s is not None:
-        given.append(end_s)
-    return min(given) if given else None
+    limit_s = settings.request_timeout
+    given = [] if end_s is None else [end_s]
+    if limit_s:
+        given.append(time.monotonic() + limit_s)
+    context.deadline_s = min(given) if given else None
+    if parameters:
+        context.start_within(timeout_s(parameters))
 
 
 def sendable(headers: Mapping[str, str]) -> list[tuple[str, str]]:

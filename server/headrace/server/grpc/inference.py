@@ -12,7 +12,7 @@ from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.errors import DeadlineExceeded, ModelNotReady, QueueTimeout
 from headrace.server.grpc import codec
-from headrace.server.grpc.calls import UnaryCall, context_of, deadline_s, send_trailers
+from headrace.server.grpc.calls import UnaryCall, context_of, send_trailers, set_deadline
 from headrace.server.grpc.gate import Gate
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.grpc.rpc import Rpc
@@ -98,7 +98,7 @@ class Inference:
                 model, request = await self.decode(envelope, context)
                 response = await self.plane.infer_once(model, request, context)
         else:
-            context.deadline_s = deadline_s(end_s, asked, self.settings)
+            set_deadline(context, end_s, asked, self.settings)
             try:
                 model, request = await self.decode(envelope, context)
                 response = await self.plane.infer_once(model, request, context)
@@ -128,7 +128,7 @@ class Inference:
         end_s: the call's own deadline. Raises QueueFull, QueueTimeout, or DeadlineExceeded where
         end_s or --request_timeout passed.
         """
-        context.deadline_s = deadline_s(end_s, parameters, self.settings)
+        set_deadline(context, end_s, parameters, self.settings)
         limit_s = self.settings.request_timeout or None
         await in_task()
         try:

@@ -1,6 +1,5 @@
 """V2 `infer`: tensors in JSON, in binary, or as one raw body (contract §2)."""
 
-import time
 import uuid
 from datetime import UTC, datetime
 
@@ -71,9 +70,5 @@ class V2:
 
 def add_deadline(request: Request, context: Context) -> None:
     """`parameters.timeout` shortens the deadline, it never makes it later."""
-    if not request.parameters:
-        return
-    seconds = timeout_s(request.parameters)
-    if seconds is not None:
-        wanted = time.monotonic() + seconds
-        context.deadline_s = min(wanted, context.deadline_s or wanted)
+    if request.parameters:
+        context.start_within(timeout_s(request.parameters))
