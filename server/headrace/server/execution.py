@@ -3,7 +3,8 @@
 A call waits for a free instance (first come, first served), then runs inline on the event loop or
 in a thread of the model's own pool. What is over its deadline, or whose caller has gone, while it
 waits does not run. Inline is for calls known to be short: a large body still goes to a thread, and
-a model that turns out slow goes there for good (`InlineLimits`). Process isolation is an instance
+a model that turns out slow goes there for good (`InlineLimits`). A `Trial` may move calls that
+began in threads to the loop. Process isolation is an instance
 whose `predict` talks to a child (isolation.py); the executor does not know it.
 
 The event loop is the only one that touches the counters, so nothing here locks. Predictors have a
@@ -18,7 +19,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from headrace.server import backlog
 from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout
@@ -58,6 +60,14 @@ class InlineLimits:
 ALWAYS_INLINE = InlineLimits(0, 0, 0)
 
 
+class Trial(Protocol):
+    """Watches calls in their threads until it knows where they belong (inline_trial.py)."""
+
+    def timed(self, call: Callable[[Instance], Result], instance: Instance) -> Result: ...
+
+    def mode(self) -> Mode | None: ...
+
+
 class Executor(Generic[Instance]):
     """Runs calls on the instances of one model, never more at a time than there are instances."""
 
@@ -68,12 +78,14 @@ class Executor(Generic[Instance]):
         limits: QueueLimits = QueueLimits(),
         mode: Mode = Mode.THREAD,
         inline: InlineLimits = ALWAYS_INLINE,
+        trial: Trial | None = None,
     ) -> None:
         self.model_name = model_name
         self.instances = tuple(instances)
         self.limits = limits
         self.mode = mode
         self.inline = inline
+        self._trial = trial
         self._strikes = 0
         self.pending_requests = 0  # waiting, not running
         self.pending_bytes = 0
@@ -102,7 +114,11 @@ class Executor(Generic[Instance]):
                 raise ModelNotReady(self.model_name, UNLOADING)
             if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
                 raise QueueTimeout(retry_after_s=self.retry_after_s())
-            future = None if self.runs_inline(context.body_bytes) else self._start(call, instance)
+            future = (
+                None
+                if self.runs_inline(context.body_bytes)
+                else self._start(call, instance, context)
+            )
         except BaseException:
             self._release(instance)
             raise
@@ -181,6 +197,23 @@ class Executor(Generic[Instance]):
         context.stages.compute_infer_ns += taken_ns
         self._typical_s += (taken_ns / 1e9 - self._typical_s) * (RECENT if self._typical_s else 1.0)
         self._release(instance)
+        if self._trial is not None:
+            self._look(self._trial)
+
+    def _look(self, trial: Trial) -> None:
+        mode = trial.mode()
+        if mode is None:
+            return
+        self._trial, self.mode = None, mode
+        if mode is Mode.INLINE:
+            log.info(
+                "model moved to the event loop",
+                extra={
+                    "model": self.model_name,
+                    "why": "its calls take less than a hop to a thread; --isolation thread keeps "
+                    "them there",
+                },
+            )
 
     def retry_after_s(self) -> float:
         """How long what waits and what runs will take, for a caller that is refused."""
@@ -196,6 +229,10 @@ class Executor(Generic[Instance]):
         most = self.inline.max_body_bytes
         return self.mode is Mode.INLINE and (not most or body_bytes <= most)
 
+    def runs_now(self, body_bytes: int) -> bool:
+        """Whether such a call would end before the event loop turns."""
+        return bool(self.free) and self.runs_inline(body_bytes)
+
     def note_inline(self, taken_ns: int) -> None:
         """A call held the loop so long; too many slow ones, and there are no more."""
         if not self.inline.slow_ns or taken_ns < self.inline.slow_ns:
@@ -206,10 +243,12 @@ class Executor(Generic[Instance]):
             log.info("model moved off the event loop", extra={"model": self.model_name})
 
     def _start(
-        self, call: Callable[[Instance], Result], instance: Instance
+        self, call: Callable[[Instance], Result], instance: Instance, context: Context
     ) -> asyncio.Future[Result]:
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self.threads(), guarded, call, instance)
+        run, trial = call, self._trial
+        if trial is not None and context.body_bytes <= self.inline.max_body_bytes:
+            run = partial(trial.timed, call)
+        return asyncio.get_running_loop().run_in_executor(self.threads(), guarded, run, instance)
 
     def threads(self) -> ThreadPoolExecutor:
         """As many threads as instances."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Seque
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headrace.server.request import Context, Stages
@@ -56,6 +57,21 @@ def any_signature(hook: Hook) -> Hook:
 
 def is_overridden(hook: Hook) -> bool:
     return not getattr(hook, "is_default_hook", False)
+
+
+def is_coroutine(hook: Hook) -> bool:
+    """Whether it is written with `async def` and returns."""
+    return _is_coroutine(getattr(hook, "__func__", hook))
+
+
+def is_async(hook: Hook) -> bool:
+    """Whether it is written with `async def`, returning or yielding."""
+    return is_coroutine(hook) or _is_async_generator(getattr(hook, "__func__", hook))
+
+
+# inspect takes a microsecond for each, of every hook of every request
+_is_coroutine = lru_cache(256)(inspect.iscoroutinefunction)
+_is_async_generator = lru_cache(256)(inspect.isasyncgenfunction)
 
 
 async def run_inline(call: Callable[[], Any]) -> Any:
@@ -147,9 +163,7 @@ def _steps(
     steps: list[_Step] = []
 
     def add(stage: str, hook: Callable[..., Any], *arguments: Any) -> None:
-        steps.append(
-            _Step(stage, lambda value: hook(value, *arguments), inspect.iscoroutinefunction(hook))
-        )
+        steps.append(_Step(stage, lambda value: hook(value, *arguments), is_coroutine(hook)))
 
     names = shared.names if shared is not None else ()
     if "preprocess" not in names:

@@ -154,7 +154,13 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
     first = loaded.instances[0]
     if isinstance(first, Model):
         shared = batch_settings.of_model(first, source.batching, source.config)
-        user = ModelServable(first, source.limits, loaded.concurrency, policy=shared)
+        user = ModelServable(
+            first,
+            source.limits,
+            loaded.concurrency,
+            policy=shared,
+            isolation=source.isolation,
+        )
         await user.start()
         servable: Servable = user
     else:

@@ -18,6 +18,7 @@ from headrace.server.execution import QueueLimits
 from headrace.server.model import Model
 from headrace.server.model_servable import ModelServable
 from headrace.server.repository import ServedModel
+from headrace.server.settings import Isolation
 
 MODEL_MOUNT_DIRS = "/mnt/models"
 
@@ -73,10 +74,12 @@ class RepositoryLoader:
         models: ModelRepository,
         limits: QueueLimits = QueueLimits(),
         batching: BatchWishes = NOTHING_SAID,
+        isolation: Isolation = Isolation.AUTO,
     ) -> None:
         self._models = models
         self._limits = limits
         self._batching = batching
+        self._isolation = isolation
         self._servables: dict[int, ModelServable] = {}  # by the model's id: aliases share one
         self._started: set[str] = set()
         self._known: dict[str, Model] = {}  # what was unloaded may be loaded again
@@ -131,7 +134,13 @@ class RepositoryLoader:
         servable = self._servables.get(id(model))
         if servable is None:
             policy = batch_settings.of_model(model, self._batching, {})
-            servable = ModelServable(model, self._limits, on_stop=self._forget, policy=policy)
+            servable = ModelServable(
+                model,
+                self._limits,
+                on_stop=self._forget,
+                policy=policy,
+                isolation=self._isolation,
+            )
             self._servables[id(model)] = servable
             await servable.start()
         self._known[name] = model

@@ -23,16 +23,25 @@ from headrace.server import backlog, hooks
 from headrace.server.batcher import Batcher
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy
 from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
-from headrace.server.execution import RECENT, Executor, QueueLimits
+from headrace.server.execution import (
+    ALWAYS_INLINE,
+    RECENT,
+    Executor,
+    InlineLimits,
+    Mode,
+    QueueLimits,
+)
 from headrace.server.hooks import InferenceVerb
 from headrace.server.infer_tensors import InferInput
 from headrace.server.infer_types import InferRequest, InferResponse
+from headrace.server.inline_trial import InlineTrial
 from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.model_batching import Batching
 from headrace.server.predict_io import generate_uuid
 from headrace.server.protocol.parameters import priority
 from headrace.server.request import Context, Request, Response
+from headrace.server.settings import Isolation
 from headrace.server.shared_hooks import SharedHooks
 from headrace.server.tensor import Tensor, TensorSpec, to_datatype
 
@@ -54,6 +63,7 @@ class ModelServable:
         concurrency: int = 1,
         on_stop: Callable[[Model], Any] = lambda model: model.stop(),
         policy: BatchPolicy = ONE_BY_ONE,
+        isolation: Isolation = Isolation.AUTO,
     ) -> None:
         self.model = model
         self.memory = Usage()
@@ -61,7 +71,15 @@ class ModelServable:
         self._is_owner = True
         self.inputs: Sequence[TensorSpec] = ()
         self.outputs: Sequence[TensorSpec] = ()
-        self._executor = Executor(model.name, [model] * concurrency, limits)
+        self._trial = InlineTrial() if isolation is Isolation.AUTO else None
+        self._executor = Executor(
+            model.name,
+            [model] * concurrency,
+            limits,
+            Mode.INLINE if isolation is Isolation.INLINE else Mode.THREAD,
+            ALWAYS_INLINE if isolation is Isolation.INLINE else InlineLimits(),
+            self._trial,
+        )
         self._limits = limits
         self._awaiting = 0  # requests in asynchronous hooks
         self._awaiting_bytes = 0
@@ -95,6 +113,8 @@ class ModelServable:
         if self.model.engine and self._engine is None:
             self._engine = asyncio.create_task(self.model.start_engine())
             self._engine.add_done_callback(self._engine_ended)
+        if self._trial is not None:
+            await self._trial.start()
         await self._describe()
         if self._shared is not None and self._shared.guesses_inputs:
             log.warning(
@@ -108,11 +128,13 @@ class ModelServable:
 
     async def is_ready(self) -> bool:
         """What `healthy()` says; with a predictor health check, the predictor's word too."""
-        await in_task()  # users' code may ask for its task
+        config = self.model.predictor_config
+        is_plain = self._is_described and not hooks.is_overridden(self.model.healthy)
+        if config is not None or not is_plain:
+            await in_task()  # users' code may ask for its task
         try:
             if not await _awaited(self.model.healthy()):
                 return False
-            config = self.model.predictor_config
             if (
                 config is not None
                 and config.predictor_health_check
@@ -167,8 +189,9 @@ class ModelServable:
 
     async def _call(self, payload: Any, context: Context, verb: InferenceVerb) -> Any:
         """The hooks' result; a stream holds its place among the admitted until it ends."""
-        await in_task()
         is_admitted = self._has_async_hook(verb)
+        if is_admitted or self._shared or not self._executor.runs_now(context.body_bytes):
+            await in_task()
         if is_admitted:
             self._admit(context)
         token = hooks.current.set(context)
@@ -245,9 +268,7 @@ class ModelServable:
             names -= set(model._shared.names)
         called = [getattr(model, name) for name in names]
         return type(model).__call__ is not Model.__call__ or any(
-            hooks.is_overridden(hook)
-            and (inspect.iscoroutinefunction(hook) or inspect.isasyncgenfunction(hook))
-            for hook in called
+            hooks.is_overridden(hook) and hooks.is_async(hook) for hook in called
         )
 
     def _admit(self, context: Context) -> None:

@@ -146,7 +146,9 @@ class ModelServer:
             settings.max_batch_delay_ms / 1e3,
             settings.target_latency_ms / 1e3,
         )
-        return Repository(RepositoryLoader(self.registered_models, limits, wishes))
+        return Repository(
+            RepositoryLoader(self.registered_models, limits, wishes, settings.isolation)
+        )
 
 
 def to_predictor_config(settings: Settings) -> PredictorConfig | None:
