@@ -1,28 +1,32 @@
-"""Goodput of batching: models that cost a + b * rows ms, two arrival processes, rising load.
+"""Measures the goodput of batching: models that cost a + b * rows ms, live, at rising load.
 
-Goodput is the answers per second within a latency limit, counted from the intended send time. The
-same arrivals meet headrace with no knobs, headrace with each fixed (size, delay) of a sweep, and
-the peers as they come. One run serves every limit.
+The same arrivals meet each fixed (size, delay) of a sweep on our server, then, in alternating
+rounds, headrace with no knobs and the policies that won somewhere in the sweep, then the peers as
+they come. One run serves every limit. loadtests/goodput.py says what it all means.
 """
 
 import contextlib
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from loadtests import generators, servers, wires
+from loadtests import generators, goodput, servers, wires
 from loadtests.arrivals import Arrivals
-from loadtests.rounds import say
-from loadtests.servers import CannotRun, Peer
+from loadtests.goodput import FIXED, SWEEP, Run
+from loadtests.progress import Progress, say
+from loadtests.results import Results
+from loadtests.scenarios import Conditions
+from loadtests.servers import HEADRACE, CannotRun, Peer, Running
 from loadtests.wires import Wire
 
+TITLE = "batching goodput"
 LIMITS_MS = (30.0, 60.0, 120.0)
-SIZES = (4, 8, 16, 32)
-DELAYS_MS = (0.0, 2.0, 10.0)
-LOADS = (0.3, 0.6, 0.9, 1.1)  # of what full batches of 32 could answer
-SERVED_SIZE = 32
+PROCESSES = (Arrivals.POISSON, Arrivals.BURSTY)
+FULL_ROWS = 32  # of the full batches that loads are counted in
 CONNECTIONS = 256
+AT_ONCE = 3  # policies of the sweep that are tried beside each other: their models sleep
+OVERHEAD_S = 1.2
+FINALISTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,109 +40,145 @@ class Cost:
 
     @property
     def full_per_s(self) -> float:
-        return SERVED_SIZE / (self.a_ms + self.b_ms * SERVED_SIZE) * 1e3
+        return FULL_ROWS / (self.a_ms + self.b_ms * FULL_ROWS) * 1e3
 
     def __str__(self) -> str:
         return f"{self.a_ms:g} + {self.b_ms:g} rows ms"
 
 
-COSTS = (Cost(5, 0.2), Cost(10, 0.5), Cost(4, 1))
-
-
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """A server and its flags. is_swept: one of the fixed policies that the sweep tries."""
+class Plan:
+    """loads: of what full batches could answer."""
 
-    name: str
-    peer: Peer
-    flags: tuple[str, ...] = ()
-    is_swept: bool = False
+    costs: tuple[Cost, ...] = (Cost(5, 0.2), Cost(10, 0.5), Cost(4, 1))
+    loads: tuple[float, ...] = (0.3, 0.6, 0.9)
+    sizes: tuple[int, ...] = (8, 32, 128)
+    delays_ms: tuple[float, ...] = (0.0, 2.0, 10.0)
+    rounds: int = 3
+    processes: tuple[Arrivals, ...] = PROCESSES
 
-
-@dataclass(slots=True)
-class Study:
-    """goodput: cost, arrivals, limit (as printed) → policy → goodput at each of `loads`."""
-
-    loads: Sequence[float]
-    goodput: dict[tuple[str, str, str], dict[str, list[float]]] = field(default_factory=dict)
-    swept: list[str] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        cases = [
-            {"cost": cost, "arrivals": arrivals, "limit": limit, "goodput_per_s": found}
-            for (cost, arrivals, limit), found in self.goodput.items()
-        ]
-        return {"loads": self.loads, "swept": self.swept, "notes": self.notes, "cases": cases}
-
-
-def policies(peers: Sequence[Peer], sizes: Sequence[int], delays: Sequence[float]) -> list[Policy]:
-    made = [Policy(peer.name, peer) for peer in peers]
-    ours = next((peer for peer in peers if peer.name == "headrace"), None)
-    if ours is not None:
-        made += [
-            Policy(
-                f"fixed {size} rows, {delay:g} ms",
-                ours,
-                ("--max_batch_size", str(size), "--max_batch_delay_ms", f"{delay:g}"),
-                is_swept=True,
+    def fixed(self) -> list[Peer]:
+        return [
+            HEADRACE.variant(
+                f"{FIXED}{size} rows, {delay:g} ms",
+                "--max_batch_size",
+                str(size),
+                "--max_batch_delay_ms",
+                f"{delay:g}",
             )
-            for size in sizes
-            for delay in delays
+            for size in self.sizes
+            for delay in self.delays_ms
         ]
-    return made
+
+    def expected_s(self, peers: Sequence[Peer], seconds: float) -> float:
+        runs_of_one = len(self.processes) * len(self.loads) * (seconds + OVERHEAD_S)
+        swept = -(-len(self.fixed()) // AT_ONCE)
+        runs = swept + self.rounds * (1 + FINALISTS) + 1.5 * len(peers)
+        return len(self.costs) * runs * runs_of_one
 
 
-def study(
-    tried: Sequence[Policy],
-    seconds: float,
-    cores: tuple[str, str],
-    costs: Sequence[Cost] = COSTS,
-    loads: Sequence[float] = LOADS,
-) -> Study:
-    """cores: of server and load."""
-    found = Study(loads, swept=[each.name for each in tried if each.is_swept])
-    for cost in costs:
-        for policy in tried:
-            if policy.name in found.notes:
-                continue
-            say(f"batching {cost}: {policy.name}")
-            with contextlib.ExitStack() as stack:
-                try:
-                    server = stack.enter_context(
-                        servers.started(policy.peer, cost.spec, cores[0], flags=policy.flags)
-                    )
-                    request = policy.peer.request(Wire.V2, wires.sample("batch"))
-                    generators.own(Wire.V2, request, server.http, 32, min(1.0, seconds), cores[1])
-                    for arrivals in (Arrivals.POISSON, Arrivals.BURSTY):
-                        for load in loads:
-                            raw = generators.own(
-                                Wire.V2,
-                                request,
-                                server.http,
-                                CONNECTIONS,
-                                seconds,
-                                cores[1],
-                                arrivals,
-                                load * cost.full_per_s,
-                            )
-                            _record(found, cost, arrivals, policy, raw)
-                except (CannotRun, RuntimeError) as error:
-                    found.notes[policy.name] = str(error)
-                    say(f"batching: {policy.name}: {error}")
-    return found
+TINY = Plan((Cost(5, 0.2),), (0.05,), (8,), (2.0,), 1, PROCESSES[:1])
 
 
-def _record(
-    found: Study, cost: Cost, arrivals: Arrivals, policy: Policy, raw: generators.Raw
+def measure(
+    plan: Plan, peers: Sequence[Peer], under: Conditions, results: Results, progress: Progress
 ) -> None:
-    for limit_ms in LIMITS_MS:
-        case = (str(cost), str(arrivals), f"{limit_ms:g} ms")
-        good = sum(each <= limit_ms / 1e3 for each in raw.latencies_s) / raw.seconds
-        found.goodput.setdefault(case, {}).setdefault(policy.name, []).append(round(good, 1))
+    """peers: the others, with their defaults; ours comes of itself."""
+    results.goodput.clear()
+    results.forget(TITLE)
+    for cost in plan.costs:
+        fixed = plan.fixed()
+        with _started(fixed, cost, under, results, progress) as running:
+            for start in range(0, len(running), AT_ONCE):
+                _runs(plan, cost, running[start : start + AT_ONCE], SWEEP, under, results, progress)
+        best = finalists(results.goodput, str(cost))
+        again = [HEADRACE, *(each for each in fixed if each.name in best)]
+        with _started(again, cost, under, results, progress) as running:
+            for number in range(1, plan.rounds + 1):
+                for each in running:
+                    _runs(plan, cost, [each], number, under, results, progress)
+        for peer in peers:
+            with _started([peer], cost, under, results, progress) as running:
+                _runs(plan, cost, running, 1, under, results, progress)
 
 
-def best_fixed(by_policy: dict[str, list[float]], swept: Sequence[str]) -> str | None:
-    """The swept policy with the highest goodput over all loads; what a tuner would have chosen."""
-    known = [name for name in swept if name in by_policy]
-    return max(known, key=lambda name: statistics.fmean(by_policy[name]), default=None)
+def finalists(runs: Sequence[Run], cost: str) -> list[str]:
+    """The policies that won a case of this cost in the sweep, those of most cases first."""
+    won = [
+        goodput.swept_best(runs_of_cost, case)
+        for runs_of_cost in [[each for each in runs if each.cost == cost]]
+        for case in goodput.cases(runs_of_cost)
+    ]
+    names = [name for name in won if name is not None]
+    return sorted(dict.fromkeys(names), key=names.count, reverse=True)[:FINALISTS]
+
+
+@contextlib.contextmanager
+def _started(
+    peers: Sequence[Peer], cost: Cost, under: Conditions, results: Results, progress: Progress
+) -> Iterator[list[Running]]:
+    with contextlib.ExitStack() as stack:
+        running = []
+        for peer in peers:
+            try:
+                server = servers.started(peer, cost.spec, under.server_cores)
+                running.append(stack.enter_context(server))
+            except CannotRun as error:
+                results.note(TITLE, peer.name, str(error))
+                say(f"{TITLE}: {peer.name}: {error}")
+        yield running
+
+
+def _runs(
+    plan: Plan,
+    cost: Cost,
+    running: Sequence[Running],
+    number: int,
+    under: Conditions,
+    results: Results,
+    progress: Progress,
+) -> None:
+    """Every arrival process and load on these servers, side by side."""
+
+    def one(server: Running, arrivals: Arrivals, load: float) -> generators.Raw:
+        return generators.own(
+            Wire.V2,
+            server.peer.request(Wire.V2, wires.sample("batch")),
+            server.http,
+            CONNECTIONS,
+            under.seconds,
+            under.cores,
+            arrivals,
+            load * cost.full_per_s,
+            seed=number + 1,
+            give_up_s=max(LIMITS_MS) / 1e3,
+        )
+
+    names = ", ".join(server.peer.name for server in running)
+    with ThreadPoolExecutor(max(1, len(running))) as pool:
+        for arrivals in plan.processes:
+            for load in plan.loads:
+                progress.step(
+                    f"{TITLE}, {cost}, {arrivals}, load {load:g}: {names}",
+                    under.seconds + OVERHEAD_S,
+                )
+                asked = [pool.submit(one, server, arrivals, load) for server in running]
+                for server, found in zip(running, asked, strict=True):
+                    try:
+                        raw = found.result()
+                    except (RuntimeError, OSError) as error:
+                        results.note(TITLE, server.peer.name, f"failed: {error}")
+                        continue
+                    results.goodput.append(
+                        Run(str(cost), str(arrivals), load, server.peer.name, number, within(raw))
+                    )
+
+
+def within(raw: generators.Raw) -> dict[str, float]:
+    """Good answers per second, by limit."""
+    return {
+        f"{limit_ms:g} ms": round(
+            sum(each <= limit_ms / 1e3 for each in raw.latencies_s) / raw.seconds, 1
+        )
+        for limit_ms in LIMITS_MS
+    }

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests import servers
+from loadtests import machine, servers
 from loadtests.servers import CannotRun, Running
 
 TEMPLATE = Path(__file__).with_name("envoy_bridge.yaml")
@@ -39,7 +39,7 @@ def started(running: Running, cores: str) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "envoy.yaml")
         config.write_text(text)
-        command = ["taskset", "-c", cores] if shutil.which("taskset") else []
+        command = machine.pinned(cores)
         command += [envoy, "-c", str(config), "--concurrency", "1", "--log-level", "error"]
         process = subprocess.Popen(
             [*command, "--use-dynamic-base-id"],

@@ -1,146 +1,177 @@
-"""The benchmark beside the peers, all in one run on one machine.
+"""The benchmark beside the peers, all in one run on one machine, work by work.
 
-    python -m loadtests.compare --peers kserve,triton --work tiny
-    python -m loadtests.compare --peers kserve,mlserver,triton,litserve,bentoml --work all
-    python -m loadtests.compare --peers '' --work all --quick    each work once, tiny
+    python -m loadtests.compare                                  everything; about 40 minutes
+    python -m loadtests.compare --work tiny --peers kserve,triton --match 'V2 JSON'
+    python -m loadtests.compare --budget-minutes 40              shorter runs so that all fits
+    python -m loadtests.compare --work '' --out DIR              tables and plots once more
 
-headrace runs always, as a plain predictor and (not with --quick) as the KServe model with only its
-import changed.
-Progress goes to standard error, the table to standard output; JSON, Markdown and plots to --out.
+Our own servers (headrace, the KServe model with only its import changed, batching off, the raw
+calibration) run where a work calls for them. Progress goes to standard error, tables to standard
+output. Results are written after each work and join those already in the folder.
 """
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests import batching, machine, networks, plots, report, rounds, scenarios, servers
-from loadtests.batching import Study
-from loadtests.rounds import Results
+from loadtests.progress import Progress, clock_text, say
+from loadtests.results import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import KNOWN, CannotRun, Peer
 
-OURS = ("headrace", "headrace_model")
-WORKS = ("tiny", "image", "scaling", "idle", "latency", "real", "memory", "batch")
-RESULTS = servers.ROOT / "loadtests" / "results"
+PEERS = ("kserve", "mlserver", "triton", "litserve", "bentoml")
+WORKS = ("tiny", "image", "scaling", "idle", "low_load", "memory", "batch", "real", "latency")
+FOLDER = servers.ROOT / "loadtests" / "results"
+SECONDS = (4.0, 3.0, 2.0, 1.0)  # that --budget-minutes chooses from: wrk counts whole ones
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """todo: runs server by server; plan: batching's own."""
+
+    name: str
+    todo: tuple[Scenario, ...] = ()
+    plan: batching.Plan | None = None
+
+    def expected_s(self, peers: Sequence[Peer], count: int, seconds: float) -> float:
+        plain = [peer for peer in peers if is_plain(peer)]
+        planned = self.plan.expected_s(plain, seconds) if self.plan else 0.0
+        return planned + rounds.expected_s(self.todo, peers, count, seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
-    works = WORKS if given.work == "all" else tuple(given.work.split(","))
-    names = [
-        *(OURS[:1] if given.quick else OURS),
-        *(name for name in given.peers.split(",") if name),
-    ]
+    names = [name for name in given.peers.split(",") if name]
+    works = [name for name in given.work.split(",") if name]
     unknown = [each for each in works if each not in WORKS]
-    unknown += [each for each in names if each not in KNOWN]
+    unknown += [each for each in names if each not in PEERS]
     if unknown:
-        known = f"works {', '.join(WORKS)}; peers {', '.join(KNOWN)}"
+        known = f"works {', '.join(WORKS)}; peers {', '.join(PEERS)}"
         raise SystemExit(f"compare: {', '.join(unknown)}: not known; {known}")
-    if shutil.which("taskset") is None:
-        rounds.say("taskset is absent: server and load share all cores")
-    seconds, count = (0.3, 1) if given.quick else (given.seconds, given.rounds)
-    cores = ("0,1", "0,1") if given.both_cores else ("0", "1")
-    under = Conditions(seconds, cores[1], cores[0], idle=50 if given.quick else 10_000)
-    results, study = Results(), None
-    peers = ready(names, results)
-    with tempfile.TemporaryDirectory() as folder:
-        todo = chosen(works, Path(folder))
-        workers = 2 if given.both_cores else 1
-        rounds.measure(todo, peers, count, under, cores[0], workers, results)
-        if "batch" in works:
-            study = batched(peers, seconds, cores, given.quick)
-    described = {
-        **machine.described(),
-        "server_cores": cores[0],
-        "load_cores": cores[1],
-        "rounds": count,
-        "seconds": seconds,
-    }
-    text = report.markdown(results, study, described)
-    write(given.out or RESULTS / described["date"][:10], text, results, study, described, peers)
-    print(text)
-    return 0 if results.runs or (study and study.goodput) else 1
+    server_cores, load_cores = ("0,1", "0,1") if given.both_cores else ("0", "1")
+    if not machine.pinned("0"):
+        say("taskset is absent: server and load share all cores")
+    folder = given.out or FOLDER / (machine.today() + ("-both-cores" if given.both_cores else ""))
+    results = read(folder / "results.json")
+    with tempfile.TemporaryDirectory() as files:
+        made = [made for name in works if (made := work(name, Path(files), given))]
+        peers = ready(names, results, given.quick)
+        seconds, count = (0.3, 1) if given.quick else (given.seconds, given.rounds)
+
+        def expected_s(seconds: float) -> float:
+            return sum(each.expected_s(peers, count, seconds) for each in made)
+
+        if given.budget_minutes:
+            budget_s = given.budget_minutes * 60
+            seconds = next((each for each in SECONDS if expected_s(each) <= budget_s), SECONDS[-1])
+        say(f"about {clock_text(expected_s(seconds))} minutes, runs of {seconds:g} s")
+        progress = Progress(expected_s(seconds), (given.budget_minutes or 1e6) * 60)
+        under = Conditions(
+            seconds,
+            load_cores,
+            server_cores,
+            idle=50 if given.quick else 10_000,
+            is_tiny=given.quick,
+        )
+        described = machine.described(0.02 if given.quick else 0.4)
+        for each in made:
+            results.conditions[each.name] = {
+                **described,
+                **machine.moment(),
+                "server_cores": server_cores,
+                "load_cores": load_cores,
+                "rounds": each.plan.rounds if each.plan else count,
+                "seconds": seconds,
+            }
+            workers = 2 if given.both_cores else 1
+            rounds.measure(each.todo, peers, count, under, workers, results, progress)
+            if each.plan:
+                plain = [peer for peer in peers if is_plain(peer)]
+                batching.measure(each.plan, plain, under, results, progress)
+            write(folder, results)
+    write(folder, results)
+    print(report.markdown(results))
+    return 0 if results.runs or results.goodput else 1
 
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         "loadtests.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    options.add_argument("--peers", default="kserve,mlserver,triton,litserve,bentoml")
-    options.add_argument("--work", default="tiny,image,batch", help=f"all, or {','.join(WORKS)}")
+    options.add_argument("--peers", default=",".join(PEERS), help="'': ours alone")
+    options.add_argument("--work", default=",".join(WORKS))
+    options.add_argument("--match", default="", help="only scenarios whose title has this text")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--seconds", type=float, default=4.0, help="of each run")
+    options.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    options.add_argument(
+        "--budget-minutes",
+        type=float,
+        default=0.0,
+        help="choose --seconds so that all fits; when it is over, one round of what is left",
+    )
     options.add_argument("--out", type=Path, help="folder (default: loadtests/results/DATE)")
     options.add_argument("--both-cores", action="store_true", help="pin neither; two workers")
-    options.add_argument("--quick", action="store_true", help="each work once, 0.3 s")
+    options.add_argument("--quick", action="store_true", help="each work once, tiny, to try it")
     return options
 
 
-def ready(names: Sequence[str], results: Results) -> list[Peer]:
-    """The peers whose environments could be made."""
+def is_plain(peer: Peer) -> bool:
+    return not peer.is_ours and not peer.variant_of
+
+
+def ready(names: Sequence[str], results: Results, is_quick: bool = False) -> list[Peer]:
+    """Our servers, and the peers named whose environments could be made, with their variants."""
+    results.notes.pop("all", None)
     found = []
-    for name in dict.fromkeys(names):
+    for peer in KNOWN.values():
+        if not peer.is_ours and peer.folder.name not in names:
+            continue
+        if is_quick and peer.is_ours and peer.name not in ("headrace", "raw"):
+            continue
         try:
-            servers.install(KNOWN[name])
-            found.append(KNOWN[name])
+            servers.install(peer)
+            found.append(peer)
         except CannotRun as error:
-            results.note("all", name, str(error))
+            rounds.note(results, "all", peer.name, str(error))
     return found
 
 
-def chosen(works: Sequence[str], folder: Path) -> list[Scenario]:
-    """Scenarios of works. Writes the networks into folder if one needs them."""
-    files: dict[str, Path] = {}
-    if {"real", "memory"} & set(works):
+def work(name: str, folder: Path, given: argparse.Namespace) -> Work | None:
+    """Writes the networks into folder if the work needs them; None if nothing matches."""
+    if name == "batch":
+        return Work(name, plan=batching.TINY if given.quick else batching.Plan())
+    if name in ("real", "memory"):
         files = networks.write(folder)
-    by_work: dict[str, Callable[[], list[Scenario]]] = {
-        "tiny": scenarios.tiny,
-        "image": scenarios.image,
-        "scaling": scenarios.scaling,
-        "idle": scenarios.idling,
-        "latency": scenarios.latency,
-        "real": lambda: scenarios.real(files),
-        "memory": lambda: scenarios.memories(files),
-    }
-    return [each for work in works if work in by_work for each in by_work[work]()]
+        todo = scenarios.real(files) if name == "real" else scenarios.memories(files)
+    else:
+        todo = {
+            "tiny": scenarios.tiny,
+            "image": scenarios.image,
+            "scaling": scenarios.scaling,
+            "idle": scenarios.idling,
+            "latency": scenarios.latency,
+            "low_load": scenarios.low_load,
+        }[name]()
+    chosen = tuple(each for each in todo if given.match in each.title)
+    if given.quick and name in ("scaling", "latency"):
+        chosen = chosen[:2]
+    return Work(name, chosen) if chosen else None
 
 
-def batched(peers: Sequence[Peer], seconds: float, cores: tuple[str, str], is_quick: bool) -> Study:
-    if is_quick:
-        tried = batching.policies(peers[:1], (8,), (2.0,))
-        return batching.study(tried, seconds, cores, batching.COSTS[:1], (0.3,))
-    return batching.study(
-        batching.policies(peers, batching.SIZES, batching.DELAYS_MS), seconds, cores
-    )
+def read(file: Path) -> Results:
+    return Results.from_dict(json.loads(file.read_text())) if file.is_file() else Results()
 
 
-def write(
-    folder: Path,
-    text: str,
-    results: Results,
-    study: Study | None,
-    described: dict[str, object],
-    peers: Sequence[Peer],
-) -> None:
+def write(folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    runs = {
-        title: {peer: [each.as_dict() for each in found] for peer, found in by_peer.items()}
-        for title, by_peer in results.runs.items()
-    }
-    whole = {
-        "machine": described,
-        "versions": {peer.name: servers.versions(peer) for peer in peers},
-        "runs": runs,
-        "not_measured": results.notes,
-        "batching": study.as_dict() if study else None,
-    }
-    (folder / "results.json").write_text(json.dumps(whole, indent=1))
-    (folder / "README.md").write_text(text)
-    plots.draw(results, study, folder)
+    (folder / "results.json").write_text(json.dumps(results.as_dict(), indent=1) + "\n")
+    (folder / "README.md").write_text(report.markdown(results))
+    plots.draw(results, folder)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests import figures
+from loadtests import figures, machine
 from loadtests.arrivals import Arrivals
 from loadtests.figures import Figures
 from loadtests.wires import Request, Wire
@@ -62,14 +62,17 @@ def own(
     arrivals: Arrivals = Arrivals.CONSTANT,
     rate_per_s: float = 0,
     seed: int = 1,
+    give_up_s: float = 0,
 ) -> Raw:
-    """Our own client; rate_per_s 0: closed loop."""
+    """Our own client; rate_per_s 0: closed loop. give_up_s: how long a request waits for a free
+    connection; 0: for ever."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(request.body if wire is Wire.GRPC else request.http())
         file.flush()
         command = [sys.executable, "-m", "loadtests.open_loop", "--port", str(port)]
         command += ["--request", file.name, "--connections", str(connections)]
         command += ["--seconds", str(seconds), "--arrivals", arrivals, "--rate", str(rate_per_s)]
+        command += ["--give-up", str(give_up_s)]
         command += ["--seed", str(seed), *(["--grpc"] if wire is Wire.GRPC else [])]
         return Raw(**json.loads(_run(command, seconds, core)))
 
@@ -123,10 +126,10 @@ def _h2load(
 
 def _run(command: list[str], seconds: float, core: str) -> str:
     """Raises RuntimeError with what the generator said if it failed or hung."""
-    pinned = ["taskset", "-c", core, *command] if shutil.which("taskset") else command
+    whole = [*machine.pinned(core), *command]
     try:
         done = subprocess.run(
-            pinned, capture_output=True, text=True, timeout=seconds + GRACE_S, cwd=ROOT
+            whole, capture_output=True, text=True, timeout=seconds + GRACE_S, cwd=ROOT
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{command[0]} did not end in {seconds + GRACE_S:g} s") from error

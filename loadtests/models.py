@@ -14,6 +14,7 @@ Imports NumPy only: it runs in the environments of the peers.
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def torch(file: Path) -> Function:
     import torch as framework
 
     framework.set_num_threads(threads())
-    module = framework.jit.load(str(file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is old, but every peer can load it
+        module = framework.jit.load(str(file))
 
     def run(x: Array) -> Array:
         with framework.inference_mode():

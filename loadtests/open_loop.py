@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import httptools
 import uvloop
@@ -27,6 +28,7 @@ from loadtests.arrivals import Arrivals, times_s
 from loadtests.wires import RPC
 
 DRAIN_S = 10.0  # how long after the last send an answer still counts
+TIMER_S = 2e-3  # an event loop's timer may be so late: nearer to a send the loop is polled
 
 
 @dataclass(slots=True)
@@ -54,8 +56,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._idle(self)
 
     def send(self, request: bytes, due_s: float) -> None:
@@ -90,8 +91,9 @@ class Connection(asyncio.Protocol):
 class HttpClient:
     """connections to one port; requests over their number wait here, their clock running."""
 
-    def __init__(self, port: int, request: bytes, tally: Tally) -> None:
+    def __init__(self, port: int, request: bytes, tally: Tally, give_up_s: float = 0) -> None:
         self._port = port
+        self._give_up_s = give_up_s or float("inf")
         self._request = request
         self._tally = tally
         self._free: deque[Connection] = deque()
@@ -122,6 +124,9 @@ class HttpClient:
 
     def _idle(self, connection: Connection) -> None:
         now = time.perf_counter()
+        while self._waiting and now - self._waiting[0] > self._give_up_s:
+            self._waiting.popleft()
+            self._tally.lost += 1
         if self._waiting:
             connection.send(self._request, self._waiting.popleft())
         elif now < self.closed_until_s and connection.is_open:
@@ -190,9 +195,8 @@ async def load(
     start = time.perf_counter()
     if due:
         for each in due:
-            delay = start + each - time.perf_counter()
-            if delay > 0:
-                await asyncio.sleep(delay)
+            while (left := start + each - time.perf_counter()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(max(0.0, left - TIMER_S))
             client.send(start + each)
     else:
         client.closed_until_s = start + seconds
@@ -217,13 +221,18 @@ def main() -> None:
     options.add_argument("--arrivals", type=Arrivals, choices=list(Arrivals), default="constant")
     options.add_argument("--rate", type=float, default=0.0)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--give-up", type=float, default=0.0, help="seconds; 0: never")
     given = options.parse_args()
     due = times_s(given.arrivals, given.rate, given.seconds, given.seed) if given.rate else []
     tally = Tally()
 
     async def run() -> float:
-        kind = GrpcClient if given.grpc else HttpClient
-        client = kind(given.port, given.request.read_bytes(), tally)
+        request = given.request.read_bytes()
+        client: HttpClient | GrpcClient = (
+            GrpcClient(given.port, request, tally)
+            if given.grpc
+            else HttpClient(given.port, request, tally, given.give_up)
+        )
         return await load(client, tally, given.connections, given.seconds, due)
 
     seconds = uvloop.run(run())

@@ -1,43 +1,64 @@
-"""Results as text: the Markdown tables of a run. Pure."""
+"""Results as text: the Markdown tables of a benchmark. Pure."""
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Sequence
+from statistics import median
 
-from loadtests import batching
-from loadtests.batching import Study
+from loadtests import goals, goodput
 from loadtests.figures import Figures, human, ratios, spread
-from loadtests.rounds import Results
+from loadtests.goodput import OURS
+from loadtests.results import Results
 
-OURS = "headrace"
+
+def markdown(results: Results) -> str:
+    return "\n".join(
+        [
+            "# Benchmark",
+            "",
+            "Medians of alternating rounds, lowest and highest in brackets; a ratio is headrace's",
+            "over the peer's in the same round. How it is measured: loadtests/README.md.",
+            "",
+            "## Goals",
+            "",
+            *goals.table(results),
+            "",
+            "## Servers",
+            "",
+            *table(results),
+            *(goodput_table(results) if results.goodput else []),
+            "",
+            "## Conditions",
+            "",
+            *conditions(results),
+            "",
+        ]
+    )
 
 
-def markdown(results: Results, study: Study | None, machine: Mapping[str, Any]) -> str:
-    generators = ", ".join(f"{k} ({v})" for k, v in machine["generators"].items())
-    lines = [
-        "# Benchmark",
-        "",
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, Linux "
-        f"{machine['kernel']}, Python {machine['python']}; {generators}. "
-        f"Server on core {machine['server_cores']}, load on core {machine['load_cores']}; "
-        f"{machine['rounds']} alternating rounds of {machine['seconds']:g} s. Medians, lowest and "
-        "highest in brackets; a ratio is headrace's rate over the peer's in the same round.",
-        "",
-        *table(results),
-        *failures(results),
+def conditions(results: Results) -> list[str]:
+    """A line per work: when, on what, and how busy the machine was."""
+    return [
+        f"- {work}: {at['date']}, {at['cpu']}, {at['cores']} cores, Linux {at['kernel']}, Python "
+        f"{at['python']}; server on core {at['server_cores']}, load on core {at['load_cores']}; "
+        f"{at['rounds']} rounds of {at['seconds']:g} s; load average {at['load_average']:.2f}; "
+        f"a core beside a busy one computes {at['beside_a_busy_core']:.0%} of what it does alone; "
+        + ", ".join(f"{name} {version}" for name, version in at["generators"].items())
+        for work, at in results.conditions.items()
     ]
-    return "\n".join([*lines, *(batches(study) if study else []), ""])
 
 
 def table(results: Results) -> list[str]:
     lines = [
-        "| work | server | answers/s | p50 ms | p99 ms | lost | headrace is | more |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | server | answers/s | p50 ms | p99 ms | p99.9 ms | lost | headrace is | more |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for title, by_peer in results.runs.items():
+    for title in dict.fromkeys([*results.runs, *results.notes]):
+        by_peer = results.runs.get(title, {})
         ours = by_peer.get(OURS, [])
-        for peer, runs in by_peer.items():
-            lines.append(row(title, peer, runs, ours))
+        lines += [row(title, peer, runs, ours) for peer, runs in by_peer.items()]
+        lines += [
+            f"| {title} | {peer} | n/a: {why.replace('|', '/')} | | | | | | |"
+            for peer, why in results.notes.get(title, {}).items()
+        ]
     return lines
 
 
@@ -57,6 +78,7 @@ def row(title: str, peer: str, runs: Sequence[Figures], ours: Sequence[Figures])
         str(spread(rates)) if any(rates) else "",
         latency(runs, "p50"),
         latency(runs, "p99"),
+        latency(runs, "p99.9"),
         str(sum(run.lost for run in runs)),
         compared,
         more,
@@ -69,43 +91,27 @@ def latency(runs: Sequence[Figures], percentile: str) -> str:
     return str(spread(found)) if found else ""
 
 
-def failures(results: Results) -> list[str]:
-    """One line per peer and reason, whatever the number of works."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
-    for title, notes in results.notes.items():
-        for peer, why in notes.items():
-            by_reason.setdefault((peer, why), []).append(title)
-    if not by_reason:
-        return []
-    lines = [f"- {peer}: {why} ({'; '.join(t)})" for (peer, why), t in by_reason.items()]
-    return ["", "Not measured:", "", *lines]
-
-
-def batches(study: Study) -> list[str]:
-    """Goodput, the mean over the offered loads; the best fixed policy is the sweep's."""
-    others = [
-        name
-        for name in dict.fromkeys(name for found in study.goodput.values() for name in found)
-        if name not in study.swept and name != OURS
-    ]
-    heads = ["cost", "arrivals", "limit", "headrace", "best fixed", "ratio", *others]
-    lines = ["", "## Batching: goodput, answers/s within the limit", ""]
+def goodput_table(results: Results) -> list[str]:
+    """Per case the goodput, summed over the loads, and our ratio to each."""
+    runs = results.goodput
+    others = [name for name in goodput.policies(runs) if goals.is_peer(name)]
+    heads = ["cost", "arrivals", "limit", OURS, "best fixed", *others]
+    lines = ["", "## Batching: answers/s within the limit, summed over the loads", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for case, by_policy in study.goodput.items():
-        ours = mean(by_policy.get(OURS))
-        best = batching.best_fixed(by_policy, study.swept)
-        fixed = mean(by_policy[best]) if best else None
-        cells = [*case, cell(ours), f"{cell(fixed)} ({best})" if best else "-"]
-        cells.append(f"{ours / fixed:.2f}" if ours is not None and fixed else "-")
-        cells += [cell(mean(by_policy.get(name))) for name in others]
+    for case in goodput.cases(runs):
+        best = goodput.best_fixed(runs, case)
+        fixed = f"{compared(results, case, best)} ({best})" if best else "-"
+        cells = [*case, cell(results, case, OURS), fixed]
+        cells += [compared(results, case, name) for name in others]
         lines.append(f"| {' | '.join(cells)} |")
-    notes = [f"- {name}: {why}" for name, why in study.notes.items()]
-    return [*lines, *(["", "Not measured:", "", *notes] if notes else [])]
+    return lines
 
 
-def mean(values: Sequence[float] | None) -> float | None:
-    return fmean(values) if values else None
+def cell(results: Results, case: goodput.Case, policy: str) -> str:
+    found = goodput.measured(results.goodput, case, policy)
+    return human(median(found)) if found else "-"
 
 
-def cell(value: float | None) -> str:
-    return "-" if value is None else human(value)
+def compared(results: Results, case: goodput.Case, policy: str) -> str:
+    of = goodput.ratio(results.goodput, case, policy)
+    return cell(results, case, policy) + (f", {human(of.median)} x" if of else "")

@@ -1,27 +1,16 @@
 """Alternating runs A B A B of scenarios on several servers; what fails is noted."""
 
 import contextlib
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from loadtests import scenarios, servers
-from loadtests.figures import Figures
+from loadtests.progress import Progress, say
+from loadtests.results import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import CannotRun, Peer, Running
 
-
-@dataclass(slots=True)
-class Results:
-    """runs: by scenario's title, then peer. notes: why a peer has none, by the same keys."""
-
-    runs: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
-    notes: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def note(self, title: str, peer: str, why: str) -> None:
-        self.notes.setdefault(title, {})[peer] = why
-        say(f"{title}: {peer}: {why}")
+START_S = 3.0  # to start, ask and stop a server, about
 
 
 def measure(
@@ -29,63 +18,116 @@ def measure(
     peers: Sequence[Peer],
     rounds: int,
     under: Conditions,
-    cores: str,
-    workers: int = 1,
-    results: Results | None = None,
-) -> Results:
-    """Scenarios on the same model share their servers. cores: of the servers. workers: at least."""
-    results = results if results is not None else Results()
-    for (spec, needed), group in groupby(todo, key=lambda each: (each.spec, each.workers)):
-        block = list(group)
+    workers: int,
+    results: Results,
+    progress: Progress,
+) -> None:
+    """Scenarios on the same model share their servers. workers: of each server, at least."""
+    for each in todo:
+        results.forget(each.title)
+    for block in blocks(todo):
+        wanted = [peer for peer in peers if any(each.has(peer) for each in block)]
         with contextlib.ExitStack() as stack:
             running = []
-            for peer in peers:
+            for peer in wanted:
+                progress.step(f"starting {peer.name} for {block[0].work}", START_S)
                 try:
-                    say(f"starting {peer.name} for {spec.partition(':')[0]}")
-                    server = servers.started(peer, spec, cores, max(workers, needed))
+                    server = servers.started(
+                        peer, block[0].spec, under.server_cores, max(workers, block[0].workers)
+                    )
                     running.append(stack.enter_context(server))
                 except CannotRun as error:
-                    for each in block:
-                        results.note(each.title, peer.name, str(error))
+                    for each in filter(lambda each: each.has(peer), block):
+                        note(results, each.title, peer.name, str(error))
             for each in block:
-                _rounds(each, running, rounds, under, results)
-    return results
+                _rounds(each, running, rounds, under, results, progress)
+
+
+def blocks(todo: Iterable[Scenario]) -> list[list[Scenario]]:
+    """Neighbours on the same model with as many workers."""
+    return [list(group) for _, group in groupby(todo, key=lambda each: (each.spec, each.workers))]
+
+
+def expected_s(
+    todo: Sequence[Scenario], peers: Sequence[Peer], rounds: int, seconds: float
+) -> float:
+    """What measure() will take, about, where every server is able."""
+    starts = sum(any(each.has(peer) for each in block) for block in blocks(todo) for peer in peers)
+    runs = sum(
+        (1 + min(rounds, each.rounds)) * each.expected_s(seconds)
+        for each in todo
+        for peer in peers
+        if each.has(peer) and each.wire in peer.wires
+    )
+    return starts * START_S + runs
 
 
 def _rounds(
-    each: Scenario, running: Sequence[Running], rounds: int, under: Conditions, results: Results
+    each: Scenario,
+    running: Sequence[Running],
+    rounds: int,
+    under: Conditions,
+    results: Results,
+    progress: Progress,
 ) -> None:
-    able = [server for server in running if _is_able(each, server, results)]
-    for server in (
-        able if under.seconds >= 1 else ()
-    ):  # warm: caches, latency models, the generator's own start
+    able = [
+        server for server in running if each.has(server.peer) and _is_able(each, server, results)
+    ]
+    expected = each.expected_s(under.seconds)
+    for server in () if under.is_tiny else able:  # caches, latency models, the generator's start
+        progress.step(f"{each.title}: {server.peer.name}: warm-up", expected)
         scenarios.warm(each, server, under)
-    for number in range(rounds):
+    count = min(rounds, each.rounds)
+    for number in range(count):
         for server in able:
             name = server.peer.name
-            if name in results.notes.get(each.title, {}):
+            if name in results.notes.get(each.title, {}) or (number and progress.is_over):
+                progress.skip(expected)
                 continue
-            say(f"{each.title}: {name}: round {number + 1} of {rounds}")
+            progress.step(f"{each.title}: {name}: round {number + 1} of {count}", expected)
             try:
                 found = each.run(each, server, under)
+                if not found.rate_per_s and not found.extra:
+                    raise RuntimeError(f"no good answer, {found.lost} lost")
+                results.add(each.title, name, found)
             except (CannotRun, RuntimeError, OSError, ValueError) as error:
-                results.note(each.title, name, f"failed: {error}")
-                continue
-            results.runs.setdefault(each.title, {}).setdefault(name, []).append(found)
+                note(results, each.title, name, f"failed: {error}")
+    for server in able:
+        if each.title in results.runs:  # under load it may have begun to answer otherwise
+            _check(each, server, results)
 
 
 def _is_able(each: Scenario, server: Running, results: Results) -> bool:
     name = server.peer.name
     if each.wire not in server.peer.wires:
-        results.note(each.title, name, f"does not speak {each.wire}")
+        note(results, each.title, name, f"does not speak {each.wire}")
         return False
+    if each.rate_per_s and (top := saturated_at(each, name, results)):
+        note(results, each.title, name, f"saturated at {top:,.0f}/s")
+        return False
+    return _check(each, server, results)
+
+
+def _check(each: Scenario, server: Running, results: Results) -> bool:
     try:
         scenarios.check(each, server)
     except Exception as error:  # whatever a peer's answer breaks, the others go on
-        results.note(each.title, name, f"wrong answer: {error}"[:300])
+        note(results, each.title, server.peer.name, f"wrong answer: {error}"[:300])
         return False
     return True
 
 
-def say(text: str) -> None:
-    print(f"compare: {text}", file=sys.stderr, flush=True)
+def saturated_at(each: Scenario, peer: str, results: Results) -> float | None:
+    """The lower rate of the same ladder with which peer did not keep up."""
+    for rate in scenarios.RATES_PER_S:
+        found = results.of(scenarios.ladder_title(rate), peer)
+        if rate < each.rate_per_s and found:
+            best = max(run.rate_per_s for run in found)
+            if best < scenarios.KEPT * rate:
+                return best
+    return None
+
+
+def note(results: Results, title: str, peer: str, why: str) -> None:
+    results.note(title, peer, why)
+    say(f"{title}: {peer}: {why}")

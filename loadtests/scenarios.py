@@ -6,30 +6,41 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtests import bridge, generators, models, wires
+from loadtests import bridge, generators, machine, models, wires
 from loadtests.figures import Figures
-from loadtests.servers import ROOT, Running
+from loadtests.servers import ROOT, Peer, Running
 from loadtests.wires import Request, Wire
 
 CONNECTIONS = (1, 16, 64, 256, 512)
+RATES_PER_S = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
+LOW_RATE_PER_S = 20.0
+H2LOAD_WARM_S = 1.0
+OURS = ("headrace", "headrace_model")
+KEPT = 0.95  # of the offered rate: below it a server is saturated
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """seconds: of each run. cores, server_cores: as taskset spells them. idle: connections held."""
+    """seconds: of each run. cores, server_cores: as taskset spells them. idle: connections held.
+    is_tiny: to show that a work works, in a second or two."""
 
     seconds: float
     cores: str = "1"
     server_cores: str = "0"
     idle: int = 10_000
+    is_tiny: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """run measures a running server once. spec: the model, loadtests/models.py."""
+    """run measures a running server once. spec: the model, loadtests/models.py.
+
+    ours: which of our servers. only: peers it is held against, where not all. rounds: at most.
+    rate_per_s: offered, of an open loop. overhead_s: of a run, over Conditions.seconds.
+    """
 
     title: str
     spec: str
@@ -38,13 +49,29 @@ class Scenario:
     connections: int = 16
     streams: int = 1
     workers: int = 1
+    ours: tuple[str, ...] = OURS
+    only: tuple[str, ...] | None = None
+    rounds: int = 99
+    rate_per_s: float = 0.0
+    overhead_s: float = 0.6
 
     @property
     def work(self) -> str:
         return self.spec.partition(":")[0]
 
+    def has(self, peer: Peer) -> bool:
+        if peer.is_ours:
+            return peer.name in self.ours
+        if peer.variant_of:  # a peer with its batching on, where batching is what is measured
+            return self.work in ("onnx", "torch") and self.only is None
+        return self.only is None or peer.name in self.only
+
     def request(self, running: Running) -> Request:
         return running.peer.request(self.wire, wires.sample(self.work))
+
+    def expected_s(self, seconds: float) -> float:
+        """What one run takes, for the time left."""
+        return self.overhead_s + seconds + (H2LOAD_WARM_S if self.wire is Wire.GRPC else 0)
 
 
 class WrongAnswer(Exception):
@@ -87,7 +114,7 @@ def idle(each: Scenario, running: Running, under: Conditions) -> Figures:
     before_mb = running.pss_mb()
     command = [sys.executable, "-m", "loadtests.idle", str(running.http), str(under.idle)]
     holder = subprocess.Popen(
-        [*command, running.peer.ready_path],
+        [*machine.pinned(under.cores), *command, running.peer.ready_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -99,70 +126,138 @@ def idle(each: Scenario, running: Running, under: Conditions) -> Figures:
     beside = closed(each, running, under)
     kept = int(holder.communicate()[0] or 0)
     extra = {
-        "rate_without_idle_per_s": round(alone.rate_per_s, 1),
+        "rate_of_alone": round(beside.rate_per_s / max(1.0, alone.rate_per_s), 3),
         "idle_kib_each": round(kib_each, 2),
     }
     lost = beside.lost + under.idle - min(opened, kept)
     return Figures(beside.rate_per_s, beside.latency_ms, lost, extra)
 
 
-def low_load(each: Scenario, running: Running, under: Conditions) -> Figures:
-    """20 requests per second, open loop: what the server adds when nothing waits."""
-    request, port = each.request(running), running.port(each.wire)
-    rate = max(20.0, 5 / under.seconds)
-    raw = generators.own(each.wire, request, port, 4, under.seconds, under.cores, rate_per_s=rate)
-    return raw.figures()
+def open_loop(each: Scenario, running: Running, under: Conditions) -> Figures:
+    """Requests at a constant rate, whatever the server does: a queue shows in the latency."""
+    rate = max(each.rate_per_s, 5 / under.seconds)
+    return generators.own(
+        each.wire,
+        each.request(running),
+        running.port(each.wire),
+        each.connections,
+        under.seconds,
+        under.cores,
+        rate_per_s=rate,
+    ).figures()
 
 
 def tiny() -> list[Scenario]:
+    calibrated = ("raw", *OURS)
     return [
-        Scenario("tiny V2 JSON, 16 connections", "tiny", Wire.V2, closed),
-        Scenario("tiny V2 JSON, 1 connection", "tiny", Wire.V2, closed, connections=1),
+        Scenario("tiny V2 JSON, 16 connections", "tiny", Wire.V2, closed, ours=calibrated),
+        Scenario("tiny V2 JSON, 1 connection", "tiny", Wire.V2, closed, 1, ours=calibrated),
         Scenario("tiny V1 JSON, 16 connections", "tiny", Wire.V1, closed),
         Scenario("tiny V2 binary, 16 connections", "tiny", Wire.BINARY, closed),
-        Scenario("tiny gRPC, 16 streams", "tiny", Wire.GRPC, closed),
-        Scenario("tiny gRPC through Envoy, 16 streams", "tiny", Wire.GRPC, bridged),
-        Scenario("tiny gRPC, 16 streams on 1 connection", "tiny", Wire.GRPC, closed, 1, streams=16),
+        Scenario("tiny gRPC, 16 connections", "tiny", Wire.GRPC, closed),
+        Scenario("tiny gRPC, 16 streams on 1 connection", "tiny", Wire.GRPC, closed, 1, 16),
+        Scenario(
+            "tiny gRPC through Envoy",
+            "tiny",
+            Wire.GRPC,
+            bridged,
+            ours=("headrace",),
+            only=("kserve", "triton"),
+            overhead_s=1.2,
+        ),
     ]
 
 
 def image() -> list[Scenario]:
     return [
-        Scenario(f"image {wire}, {n} connections", "image", wire, closed, n)
-        for wire, n in [(Wire.V2, 4), (Wire.BINARY, 4), (Wire.GRPC, 4)]
+        Scenario(f"image {wire}, 4 connections", "image", wire, closed, 4)
+        for wire in (Wire.V2, Wire.BINARY, Wire.GRPC)
     ]
 
 
 def scaling() -> list[Scenario]:
-    return [Scenario(f"scaling, {n} connections", "tiny", Wire.V2, closed, n) for n in CONNECTIONS]
+    return [
+        Scenario(
+            f"scaling, {n} connections",
+            "tiny",
+            Wire.V2,
+            closed,
+            n,
+            ours=("headrace",),
+            only=("kserve", "triton"),
+        )
+        for n in CONNECTIONS
+    ]
 
 
 def idling() -> list[Scenario]:
-    return [Scenario("beside idle connections", "tiny", Wire.V2, idle)]
+    only = ("kserve", "triton")
+    return [
+        Scenario(
+            "beside 10,000 idle connections",
+            "tiny",
+            Wire.V2,
+            idle,
+            ours=("headrace",),
+            only=only,
+            overhead_s=10,
+            rounds=3,
+        )
+    ]
+
+
+def ladder_title(rate_per_s: float) -> str:
+    return f"open loop, {rate_per_s:,}/s"
+
+
+def latency() -> list[Scenario]:
+    """A ladder of constant rates; a server is off it where it cannot keep up."""
+    return [
+        Scenario(
+            ladder_title(rate),
+            "tiny",
+            Wire.V2,
+            open_loop,
+            64,
+            rate_per_s=rate,
+            rounds=2,
+            ours=("raw", *OURS),
+        )
+        for rate in RATES_PER_S
+    ]
+
+
+def low_load() -> list[Scenario]:
+    """What batching adds where nothing waits: on and off, beside the model's own 5.2 ms."""
+    title = "batching at low load, 5 + 0.2 rows ms"
+    ours = ("headrace", "headrace_unbatched")
+    made = Scenario(title, "batch:5:0.2", Wire.V2, open_loop, 4, rate_per_s=LOW_RATE_PER_S)
+    return [replace(made, ours=ours)]
 
 
 def real(files: dict[str, Path]) -> list[Scenario]:
-    """files: of the small network, by framework."""
+    """files: of the small network, by framework. One connection: batching on and off only."""
     made = []
+    ours = ("headrace", "headrace_unbatched")
     for kind, file in sorted(files.items()):
         spec = f"{kind}:{file}"
         made += [
-            Scenario(f"{kind} network, {n} connections", spec, Wire.V2, closed, n) for n in (1, 32)
+            Scenario(f"{kind} network, {what}", spec, wire, closed, n, ours=ours, only=only)
+            for what, wire, n, only in (
+                ("1 connection", Wire.V2, 1, ()),
+                ("32 connections", Wire.V2, 32, None),
+                ("gRPC, 32 connections", Wire.GRPC, 32, None),
+            )
         ]
-        made.append(Scenario(f"{kind} network, gRPC 32 streams", spec, Wire.GRPC, closed, 32))
     return made
 
 
 def memories(files: dict[str, Path]) -> list[Scenario]:
-    spec = f"onnx:{files['onnx']}" if "onnx" in files else "tiny"
+    spec = f"onnx:{files['onnx']}"
     return [
-        Scenario("memory, 1 worker", spec, Wire.V2, memory),
-        Scenario("memory, 2 workers", spec, Wire.V2, memory, workers=2),
+        Scenario(title, spec, Wire.V2, memory, workers=workers, ours=("headrace",), rounds=2)
+        for title, workers in (("memory, 1 worker", 1), ("memory, 2 workers", 2))
     ]
-
-
-def latency() -> list[Scenario]:
-    return [Scenario("cost 5 + 0.2 rows ms, low load", "batch:5:0.2", Wire.V2, low_load)]
 
 
 def check(each: Scenario, running: Running) -> None:
@@ -171,7 +266,7 @@ def check(each: Scenario, running: Running) -> None:
     expected = models.make(each.spec)(wires.sample(each.work))
     if each.wire is Wire.GRPC:
         found = asyncio.run(_call(running.grpc, request))
-        if not found.endswith(expected.tobytes()) and each.work in ("tiny", "image", "batch"):
+        if not wires.is_close(found[-expected.nbytes :], expected):  # raw contents come last
             raise WrongAnswer(f"gRPC answered {found[:200]!r}")
         return
     connection = http.client.HTTPConnection("127.0.0.1", running.http, timeout=10)

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,18 +12,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from loadtests import machine
 from loadtests.models import SPEC
 from loadtests.wires import Array, Request, Wire, encode, named_json
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "loadtests" / "peers"
 NAME = "bench"
-READY_S, STOP_S = 120.0, 30.0
+READY_S, STOP_S = 60.0, 30.0
+NO_DRAIN = "HEADRACE_SERVER_DRAIN_DELAY"  # nobody waits for endpoints to change here
 ALL = frozenset(Wire)
 
 
@@ -35,23 +36,28 @@ class CannotRun(Exception):
 @dataclass(frozen=True, slots=True)
 class Peer:
     """wires: what it speaks. own_json: path and key of its own JSON, in place of V2's.
-    is_ours: runs in this environment."""
+    is_ours: runs in this environment. variant_of: the server that flags make it differ from."""
 
     name: str
     wires: frozenset[Wire]
     own_json: tuple[str, str] | None = None
     is_ours: bool = False
     ready_path: str = f"/v2/models/{NAME}/ready"
+    variant_of: str = ""
+    flags: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        return PEERS / self.name
+        return PEERS / (self.variant_of or self.name)
+
+    def variant(self, name: str, *flags: str) -> "Peer":
+        return replace(self, name=name, variant_of=self.name, flags=flags)
 
     @property
     def python(self) -> Path:
         if self.is_ours:
             return Path(sys.executable)
-        return ROOT / ".venv" / "bench" / self.name / "bin" / "python"
+        return ROOT / ".venv" / "bench" / self.folder.name / "bin" / "python"
 
     def request(self, wire: Wire, x: Array) -> Request:
         if self.own_json and wire is Wire.V2:
@@ -59,15 +65,22 @@ class Peer:
         return encode(wire, NAME, x)
 
 
+HEADRACE = Peer("headrace", ALL, is_ours=True)
+MLSERVER = Peer("mlserver", frozenset({Wire.V2, Wire.GRPC}))
+LITSERVE = Peer("litserve", frozenset({Wire.V2}), ("/predict", "x"), ready_path="/health")
 KNOWN = {
     each.name: each
     for each in [
-        Peer("headrace", ALL, is_ours=True),
+        HEADRACE,
         Peer("headrace_model", ALL, is_ours=True),
+        HEADRACE.variant("headrace_unbatched", "--max_batch_size", "1"),
+        Peer("raw", frozenset({Wire.V2}), is_ours=True),
         Peer("kserve", ALL),
-        Peer("mlserver", frozenset({Wire.V2, Wire.GRPC})),
+        MLSERVER,
+        MLSERVER.variant("mlserver_batching", "--batching"),
         Peer("triton", ALL - {Wire.V1}),
-        Peer("litserve", frozenset({Wire.V2}), ("/predict", "x"), ready_path="/health"),
+        LITSERVE,
+        LITSERVE.variant("litserve_batching", "--batching"),
         Peer("bentoml", frozenset({Wire.V2}), ("/predict", "x"), ready_path="/readyz"),
     ]
 }
@@ -132,12 +145,12 @@ def started(
 ) -> Iterator[Running]:
     """peer serving spec on cores (taskset's list). Raises CannotRun with its last words."""
     http_port, grpc_port = free_port(), free_port()
-    command = ["taskset", "-c", cores] if shutil.which("taskset") else []
+    command = machine.pinned(cores)
     command += [str(peer.python), str(peer.folder / "serve.py"), "--name", NAME]
     command += ["--http_port", str(http_port), "--grpc_port", str(grpc_port)]
-    command += ["--workers", str(workers), *flags]
+    command += ["--workers", str(workers), *peer.flags, *flags]
     path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    environment = {**os.environ, SPEC: spec, "PYTHONPATH": path}
+    environment = {**os.environ, SPEC: spec, "PYTHONPATH": path, NO_DRAIN: "0"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,

@@ -1,11 +1,16 @@
 """How the benchmark names what it cannot do, and what each peer brings."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from loadtests import compare, scenarios, servers
-from loadtests.rounds import Results
+from loadtests import compare, goals, rounds, scenarios, servers
+from loadtests.figures import Figures
+from loadtests.goodput import Run
+from loadtests.progress import Progress
+from loadtests.results import Results
+from loadtests.scenarios import Scenario
 from loadtests.servers import KNOWN, CannotRun, Peer
 
 ROOT = Path(__file__).parents[2]
@@ -15,8 +20,8 @@ def test_an_unknown_peer_or_work_is_named() -> None:
     with pytest.raises(SystemExit) as raised:
         compare.main(["--peers", "tritn", "--work", "tiny,bach"])
     assert str(raised.value) == (
-        "compare: bach, tritn: not known; works tiny, image, scaling, idle, latency, real, memory, "
-        "batch; peers headrace, headrace_model, kserve, mlserver, triton, litserve, bentoml"
+        "compare: bach, tritn: not known; works tiny, image, scaling, idle, low_load, memory, "
+        "batch, real, latency; peers kserve, mlserver, triton, litserve, bentoml"
     )
 
 
@@ -27,7 +32,7 @@ def test_a_peer_that_cannot_be_installed_is_noted(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(servers, "install", fail)
     results = Results()
     assert compare.ready(["kserve"], results) == []
-    assert results.notes == {"all": {"kserve": "cannot be installed: no wheel"}}
+    assert results.notes["all"]["kserve"] == "cannot be installed: no wheel"
 
 
 def test_a_server_that_does_not_start_says_its_last_words() -> None:
@@ -45,13 +50,83 @@ def test_every_peer_has_its_pinned_requirements_and_its_server() -> None:
             assert all("==" in line for line in lines), peer.name
 
 
-def test_titles_are_told_apart() -> None:
+def every_scenario() -> list[Scenario]:
     files = {"onnx": Path("a"), "torch": Path("b")}
-    made = [
+    return [
         *scenarios.tiny(),
         *scenarios.image(),
         *scenarios.scaling(),
+        *scenarios.idling(),
+        *scenarios.latency(),
+        *scenarios.low_load(),
         *scenarios.real(files),
         *scenarios.memories(files),
     ]
-    assert len({each.title for each in made}) == len(made)
+
+
+def test_titles_are_told_apart() -> None:
+    titles = [each.title for each in every_scenario()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_every_goal_is_measured_where_every_scenario_has_run() -> None:
+    results = Results(goodput=runs_of({"headrace": 1, "fixed 8 rows, 0 ms": 1, "kserve": 1}))
+    found = Figures(10, {"p50": 1.0}, extra={"pss_mb": 1, "idle_kib_each": 1, "rate_of_alone": 1})
+    for each in every_scenario():
+        for peer in KNOWN.values():
+            if each.has(peer) and each.wire in peer.wires:
+                results.add(each.title, peer.name, found)
+    missed = [goal for goal in goals.GOALS if goal.cells(results)[-1] == "not measured"]
+    assert missed == []
+
+
+def runs_of(good_per_s: dict[str, float]) -> list[Run]:
+    return [Run("a", "poisson", 0.5, name, 1, {"30 ms": good}) for name, good in good_per_s.items()]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "measured", "verdict"),
+    [
+        pytest.param([30, 33], [3, 3], ["10.5 x", "10-11"], "yes", id="met by the median"),
+        pytest.param([27, 30], [3, 3], ["9.5 x", "9-10"], "within the spread", id="met at times"),
+        pytest.param([9, 9], [3, 3], ["3 x", "3-3"], "no", id="missed"),
+        pytest.param([], [3, 3], ["-", ""], "not measured", id="of one side only"),
+    ],
+)
+def test_a_goal_is_held_against_the_rounds(
+    ours: list[float], theirs: list[float], measured: list[str], verdict: str
+) -> None:
+    results = Results()
+    for name, rates in (("headrace", ours), ("kserve", theirs)):
+        for rate in rates:
+            results.add("tiny V2 JSON, 16 connections", name, Figures(rate, {}))
+    goal = goals.GOALS[0]
+    assert goal.cells(results) == [goal.work, goal.wanted, *measured, verdict]
+
+
+def test_a_server_leaves_the_ladder_of_rates_where_it_cannot_keep_up() -> None:
+    results = Results()
+    results.add("open loop, 500/s", "kserve", Figures(499, {}))
+    results.add("open loop, 1,000/s", "kserve", Figures(820, {}))
+    steps = scenarios.latency()
+    assert [rounds.saturated_at(each, "kserve", results) for each in steps[:3]] == [None, None, 820]
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    results = Results(goodput=runs_of({"headrace": 2.5}), conditions={"tiny": {"rounds": 5}})
+    results.add("tiny", "headrace", Figures(10.5, {"p50": 1.25}, 3, {"pss_mb": 60.5}))
+    results.note("tiny", "bentoml", "does not speak gRPC")
+    written = json.dumps(results.as_dict())
+    assert Results.from_dict(json.loads(written)) == results
+
+
+def test_time_left_follows_the_pace_so_far() -> None:
+    now = [0.0]
+    progress = Progress(600, budget_s=250, clock=lambda: now[0])
+    assert progress.left() == "10:00"
+    progress.step("the first of five", 120)
+    now[0] = 240
+    assert progress.left() == "16:00"
+    assert not progress.is_over
+    now[0] = 251
+    assert progress.is_over

@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from loadtests import batching, figures, report, shapes, wires
+from loadtests import batching, figures, goodput, report, shapes, wires
 from loadtests.arrivals import BURST_CV, Arrivals, times_s
-from loadtests.batching import Study
 from loadtests.figures import Figures, Spread
-from loadtests.rounds import Results
+from loadtests.goodput import Run
+from loadtests.results import Results
 from loadtests.wires import Wire
 
 
@@ -115,26 +115,51 @@ def test_answers_are_checked(answer: object, is_right: bool) -> None:
     assert wires.is_close(answer, np.array([2, 4], np.float32)) is is_right
 
 
-def test_the_table_shows_medians_spread_and_ratio() -> None:
-    def run(rate: float) -> Figures:
-        return Figures(rate, {"p50": 1.5, "p99": 3.0})
-
+def test_the_table_shows_medians_spread_ratio_and_what_a_peer_cannot_do() -> None:
     results = Results()
-    results.runs["tiny"] = {"headrace": [run(3000), run(4000)], "kserve": [run(1000), run(1000)]}
-    results.note("tiny", "triton", "cannot be installed: no wheel")
+    for name, rates in (("headrace", [3000, 4000]), ("kserve", [1000, 1000])):
+        for rate in rates:
+            results.add("tiny", name, Figures(rate, {"p50": 1.5, "p99": 3.0, "p99.9": 4.0}))
+    results.note("tiny", "bentoml", "does not speak gRPC")
+    waits = "1.5 (1.5-1.5) | 3 (3-3) | 4 (4-4) | 0"
     assert report.table(results)[2:] == [
-        "| tiny | headrace | 3,500 (3,000-4,000) | 1.5 (1.5-1.5) | 3 (3-3) | 0 |  |  |",
-        "| tiny | kserve | 1,000 (1,000-1,000) | 1.5 (1.5-1.5) | 3 (3-3) | 0 | 3.5 x (3-4) |  |",
+        f"| tiny | headrace | 3,500 (3,000-4,000) | {waits} |  |  |",
+        f"| tiny | kserve | 1,000 (1,000-1,000) | {waits} | 3.5 x (3-4) |  |",
+        "| tiny | bentoml | n/a: does not speak gRPC | | | | | | |",
     ]
-    assert report.failures(results)[-1] == "- triton: cannot be installed: no wheel (tiny)"
 
 
-def test_goodput_is_held_against_the_best_fixed_policy_over_all_loads() -> None:
-    by_policy = {"headrace": [95.0, 190.0], "wide": [50.0, 220.0], "narrow": [100.0, 200.0]}
-    study = Study(
-        (0.5, 1.0), {("5 + 1 rows ms", "poisson", "30 ms"): by_policy}, ["wide", "narrow"]
+CASE = ("5 + 1 rows ms", "poisson", "30 ms")
+
+
+def goodput_runs(by_policy: dict[str, list[float]]) -> list[Run]:
+    """Goodput by number of the round, the sweep first."""
+    return [
+        Run(*CASE[:2], load, policy, number, {CASE[2]: good / 2})
+        for policy, found in by_policy.items()
+        for number, good in enumerate(found)
+        for load in (0.3, 0.9)
+    ]
+
+
+def test_goodput_is_held_against_the_best_fixed_policy_measured_again() -> None:
+    runs = goodput_runs(
+        {
+            "fixed 8 rows, 0 ms": [200, 190, 210],
+            "fixed 32 rows, 0 ms": [199, 210, 230],  # second in the sweep, first in the end
+            "fixed 32 rows, 10 ms": [500],  # not measured again
+        }
+    ) + [run for run in goodput_runs({"headrace": [0, 220, 220], "kserve": [0, 44]}) if run.number]
+    assert goodput.swept_best(runs, CASE) == "fixed 32 rows, 10 ms"
+    assert goodput.best_fixed(runs, CASE) == "fixed 32 rows, 0 ms"
+    assert goodput.ratio(runs, CASE, "kserve") == Spread(5, 5, 5)
+    (row,) = report.goodput_table(Results(goodput=runs))[5:]
+    assert row == (
+        "| 5 + 1 rows ms | poisson | 30 ms | 220 | 220, 1 x (fixed 32 rows, 0 ms) | 44, 5 x |"
     )
-    assert batching.best_fixed(by_policy, study.swept) == "narrow"
-    assert report.batches(study)[-1] == (
-        "| 5 + 1 rows ms | poisson | 30 ms | 142 | 150 (narrow) | 0.95 |"
-    )
+
+
+def test_the_sweep_sends_its_winners_on() -> None:
+    runs = goodput_runs({"fixed 8 rows, 0 ms": [200], "fixed 32 rows, 0 ms": [300]})
+    assert batching.finalists(runs, CASE[0]) == ["fixed 32 rows, 0 ms"]
+    assert batching.finalists(runs, "another cost") == []

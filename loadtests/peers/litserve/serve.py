@@ -2,7 +2,7 @@
 
 Its recommended settings (LitServe docs, "Performance"): fast_queue=True (ZeroMQ between the API
 server and the worker), one worker per device, as many API servers as workers, logs at error.
-Batching is off by default (max_batch_size 1) and stays off.
+Batching is off by default (max_batch_size 1); --batching turns it on: 32 requests or 5 ms.
 """
 
 import litserve
@@ -19,6 +19,12 @@ class Bench(litserve.LitAPI):
     def decode_request(self, request):
         return np.array(request["x"], np.float32)
 
+    def batch(self, inputs):  # of one row each, as all requests of these works
+        return np.concatenate(inputs)
+
+    def unbatch(self, output):
+        return [row[None] for row in output]
+
     def predict(self, x):
         return self.function(x)
 
@@ -28,8 +34,13 @@ class Bench(litserve.LitAPI):
 
 if __name__ == "__main__":
     given = arguments()
+    batched = {"max_batch_size": 32, "batch_timeout": 0.005} if "--batching" in given.rest else {}
     server = litserve.LitServer(
-        Bench(), accelerator="cpu", workers_per_device=given.workers, fast_queue=True, timeout=60
+        Bench(**batched),
+        accelerator="cpu",
+        workers_per_device=given.workers,
+        fast_queue=True,
+        timeout=60,
     )
     server.run(
         host="127.0.0.1",

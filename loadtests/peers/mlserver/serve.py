@@ -2,8 +2,9 @@
 
 Its recommended settings (MLServer docs, "Parallel Inference" and "Adaptive batching"): inference
 in the server's own process (parallel_workers 0) for a model that costs less than the hop to a
-worker, as many workers as cores when there are several; adaptive batching is off by default and
-stays off, debug off.
+worker, as many workers as cores when there are several; debug off. Adaptive
+batching is off by default; --batching turns it on, which its documentation leaves to experiment:
+32 requests or 5 ms.
 """
 
 import json
@@ -25,7 +26,12 @@ settings = {
     "parallel_workers": 0 if given.workers == 1 else given.workers,
     "use_structured_logging": False,
 }
-model = {"name": given.name, "implementation": "loadtests.peers.mlserver.model.Bench"}
+model: dict[str, object] = {
+    "name": given.name,
+    "implementation": "loadtests.peers.mlserver.model.Bench",
+}
+if "--batching" in given.rest:
+    model |= {"max_batch_size": 32, "max_batch_time": 0.005}
 (folder / "settings.json").write_text(json.dumps(settings))
 (folder / "model-settings.json").write_text(json.dumps(model))
 mlserver = str(Path(sys.executable).with_name("mlserver"))
