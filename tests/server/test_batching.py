@@ -215,6 +215,56 @@ def test_a_learned_size_stops_where_more_rows_gain_nothing() -> None:
     assert len(waiting.sent()[1]) == 1
 
 
+def test_where_requests_pile_up_a_learned_size_goes_further() -> None:
+    waiting = Waiting(BatchPolicy(128, is_learned=True))
+    latency = waiting.models.of("k")
+    for rows in (1, 2, 4, 8, 16, 32, 64) * 4:
+        latency.observe(rows, 0.004 + 0.001 * rows)
+    for number in range(200):
+        waiting.add(str(number), age_s=0.1)
+    assert len(waiting.sent()[1]) == 128  # of 64 rows that would nearly do
+    assert len(waiting.sent()[1]) == 64
+
+
+@pytest.mark.parametrize(
+    ("policy", "keys", "gain", "until_s"),
+    [
+        pytest.param(
+            BatchPolicy(128, is_learned=True), "k", 1.0, NOW_S + 0.0015, id="the rest of a burst"
+        ),
+        pytest.param(BatchPolicy(128, is_learned=True), "k", 0.1, None, id="nobody came of late"),
+        pytest.param(BatchPolicy(128), "k", 1.0, None, id="a size that somebody gave"),
+        pytest.param(BatchPolicy(128, is_learned=True), "kj", 1.0, None, id="others wait too"),
+        pytest.param(BatchPolicy(128, is_learned=True), [None], 1.0, None, id="it runs alone"),
+    ],
+)
+def test_an_idle_instance_waits_for_the_rest_of_a_burst_where_it_pays(
+    policy: BatchPolicy, keys: Any, gain: float, until_s: float | None
+) -> None:
+    waiting = Waiting(policy, company=Company(gain))
+    for key in keys:
+        waiting.add("a", key=key)
+    if until_s is None:
+        assert isinstance(waiting.decide(), Send)
+        return
+    assert waiting.decide() == Sleep(until_s)
+    waiting.add("b")
+    assert waiting.decide(NOW_S + 0.001) == Sleep(until_s)
+    assert waiting.sent(until_s) == (Reason.IDLE, ["a", "b"])
+    assert waiting.company.gain == gain  # one came: waiting goes on paying
+    waiting.add("c", age_s=0.002)  # it has waited as long while all were busy
+    assert waiting.sent() == (Reason.IDLE, ["c"])
+
+
+def test_a_cheap_model_waits_for_no_burst() -> None:
+    waiting = Waiting(BatchPolicy(128, is_learned=True))
+    latency = waiting.models.of("k")
+    for rows in (1, 2, 4, 8) * 4:
+        latency.observe(rows, 0.0005 + 0.0001 * rows)
+    waiting.add("a")
+    assert waiting.sent() == (Reason.IDLE, ["a"])
+
+
 def test_a_thousand_that_come_and_go_leave_nothing_behind() -> None:
     waiting = Waiting(BatchPolicy(8, target_latency_s=1.0), free=0)
     for number in range(1000):

@@ -57,6 +57,32 @@ def test_with_its_limit_as_target_it_is_as_good_as_the_best_fixed_policy(cv: flo
     assert simulate(load, COST, policy).goodput(limit_s) >= 0.95 * best
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("base_ms", "per_row_ms", "rate", "cv", "limit_s"),
+    [
+        pytest.param(10, 0.5, 369.0, 4.0, 0.03, id="bursts, and a limit of two batches"),
+        pytest.param(4, 1.0, 800.0, 1.0, 0.12, id="nearly all that full batches carry"),
+    ],
+)
+def test_with_no_knobs_it_is_nearly_as_good_as_the_best_fixed_policy(
+    base_ms: float, per_row_ms: float, rate: float, cv: float, limit_s: float, seed: int
+) -> None:
+    load, cost = Load(rate, 5.0, cv, seed=seed), linear(base_ms / 1e3, per_row_ms / 1e3)
+    best, _ = best_fixed(load, cost, limit_s)
+    assert simulate(load, cost, BatchPolicy(128, is_learned=True)).goodput(limit_s) >= 0.92 * best
+
+
+def test_at_low_load_waiting_for_company_costs_next_to_nothing() -> None:
+    load = Load(rate=5.0, seconds=120.0)
+    learned, never = (
+        simulate(load, COST, BatchPolicy(128, is_learned=is_learned)).latencies_s
+        for is_learned in (True, False)
+    )
+    assert np.mean(learned) - np.mean(never) <= 0.0002
+    assert np.median(learned) == pytest.approx(np.median(never))
+
+
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seconds", "1", "--rate", "100"]) == 0
     printed = capsys.readouterr().out.splitlines()

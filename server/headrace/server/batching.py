@@ -1,6 +1,7 @@
 """When to send which batch: a pure decision. batcher.py acts on it, simulator.py plays it.
 
-    no target   an idle instance never waits; while all are busy requests gather
+    no target   while all instances are busy requests gather; an idle one does not wait, but for
+                the rest of a burst where the size is learned (`_burst_end_s`)
     delay       a group waits for company until its oldest is max_delay_s old, or it is full
     target      a group leaves as late as is safe: at the earliest due time, less latency(rows)
                 and a margin, or when it is full; what cannot make its due time is refused
@@ -15,13 +16,16 @@ from enum import StrEnum
 from math import inf
 
 from headrace.server.batch_queue import BatchQueue, Entry, Group
-from headrace.server.latency_model import LatencyModel, LatencyModels
+from headrace.server.latency_model import GAIN_BEHIND, LatencyModel, LatencyModels
 
 MARGIN_S = 1e-3  # an event loop's timers are no finer than that
 MARGIN = 0.03  # … and of the target
 LONELY = 0.25  # company per wait, below which waiting does not pay
 TRY_AGAIN = 16  # batches sent without a wait, until one waits again
 ENOUGH = 0.8  # of the best throughput is no overload yet
+BURST = 0.2  # of what a batch costs however small: worth waiting for the rest of a burst
+BURST_S = (0.2e-3, 1.5e-3)  # … where that is so much, and no longer; a timer is no finer
+BEHIND = 1.5  # useful batches that wait say that batches of that size do not keep up
 
 
 class Reason(StrEnum):
@@ -189,6 +193,9 @@ def decide(
     group = queue.first_ready()
     if group is None:
         raise AssertionError("every group has been settled")
+    burst_end_s = _burst_end_s(queue, group, policy, models.of(group.key), company, now_s)
+    if burst_end_s > now_s:
+        return Sleep(min(burst_end_s, limit_s))
     if policy.never_waits or group.ready_s <= now_s:
         return _send(queue, group, policy, models.of(group.key), group.reason, now_s)
     if not policy.is_patient and group.waits_from < 0 and not company.pays():
@@ -221,12 +228,48 @@ def dropped(queue: BatchQueue, step: Drop, now_s: float) -> list[Entry]:
 
 def rows_limit(policy: BatchPolicy, latency: LatencyModel) -> int:
     """The most rows of a batch."""
-    most = policy.max_batch_size
     if not policy.is_learned:
-        return most
-    # never more than twice what has been seen to work
-    most = min(most, 2 * latency.largest) if latency.largest else min(most, 8)
-    return latency.useful_rows(most)
+        return policy.max_batch_size
+    return latency.useful_rows(_most(policy, latency))
+
+
+def _most(policy: BatchPolicy, latency: LatencyModel) -> int:
+    """The most rows that may be tried: never more than twice what has been seen to work."""
+    return min(policy.max_batch_size, 2 * latency.largest or 8)
+
+
+def _burst_end_s(
+    queue: BatchQueue,
+    group: Group,
+    policy: BatchPolicy,
+    latency: LatencyModel,
+    company: Company,
+    now_s: float,
+) -> float:
+    """Until when the only group there is should wait for the rest of its burst; now_s: it should
+    not.
+
+    Requests come in bursts, and clients answered together ask again together: the first of them
+    alone would make the others wait for a whole batch. A wait is short beside that, and given up
+    where it brings no company. Only where nobody gave a size: who gives one gives the delay too.
+    """
+    if not policy.is_learned or not policy.never_waits:
+        return now_s
+    if group.key is None or len(queue.groups) > 1:
+        return now_s
+    least_s, most_s = BURST_S
+    wait_s = min(most_s, BURST * latency.base_s)
+    if wait_s < least_s or group.rows >= rows_limit(policy, latency):
+        return now_s
+    end_s = group.head(queue.ageing_s).arrived_s + wait_s
+    if end_s <= now_s:
+        return now_s
+    if group.waits_from < 0:
+        if not company.pays():
+            company.skipped += 1
+            return now_s
+        group.waits_from = group.count
+    return end_s
 
 
 def _settle(
@@ -285,6 +328,8 @@ def _send(
     if group.key is None:
         return Send(group, 1, Reason.ALONE)
     rows = min(group.rows, rows_limit(policy, latency))
+    if policy.is_learned and policy.never_waits and group.rows >= BEHIND * rows:
+        rows = min(group.rows, latency.useful_rows(_most(policy, latency), GAIN_BEHIND))
     if policy.preferred:
         rows = _preferred(queue, group, policy) or rows
     if policy.target_latency_s is not None:

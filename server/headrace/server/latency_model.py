@@ -18,7 +18,8 @@ STEP = 0.15  # how far a size's typical time moves towards a new one
 CLIP = 4.0  # spreads beyond which an observation counts as an outlier
 SEEN = 3  # observations from which a size speaks for itself
 FLOOR_S = 20e-6  # what a clock and a loop add to any time
-GAIN = 0.95  # of the best throughput is good enough: smaller batches answer earlier
+GAIN = 0.95  # of the best throughput is good enough: smaller batches answer earlier …
+GAIN_BEHIND = 0.98  # … but not where requests pile up
 MAX_CLASSES = 16
 
 
@@ -42,7 +43,7 @@ class LatencyModel:
         self._weight = self._rows = self._squares = self._times = self._products = 0.0
         self._base_s = 0.0
         self._per_row_s = 0.0
-        self._useful: dict[int, int] = {}  # by limit, until something is learned
+        self._useful: dict[tuple[int, float], int] = {}  # until something is learned
 
     @property
     def base_s(self) -> float:
@@ -97,19 +98,22 @@ class LatencyModel:
                 high = middle
         return low
 
-    def useful_rows(self, limit: int) -> int:
-        """The fewest rows of a batch with nearly the best throughput that limit rows allow."""
+    def useful_rows(self, limit: int, gain: float = GAIN) -> int:
+        """The fewest rows of a batch with nearly the best throughput that limit rows allow.
+
+        gain: the share of the best that is enough.
+        """
         if not self.count:
             return limit
-        found = self._useful.get(limit)
+        found = self._useful.get((limit, gain))
         if found is None:
             sizes = [limit]
             while sizes[-1] > 1:
                 sizes.append(sizes[-1] // 2)
             costs = [self.predict(rows) / rows for rows in sizes]
-            enough = min(costs) / GAIN
+            enough = min(costs) / gain
             found = min(rows for rows, cost in zip(sizes, costs, strict=True) if cost <= enough)
-            self._useful[limit] = found
+            self._useful[limit, gain] = found
         return found
 
     def to_json(self) -> dict[str, Any]:
