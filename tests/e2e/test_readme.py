@@ -66,8 +66,12 @@ def test_the_shell_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_custom_model(tmp_path: Path) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("shares", [False, True], ids=["alone", "shares calls"])
+def test_the_custom_model(shares: bool, tmp_path: Path) -> None:
+    code, batched = blocks("python")
+    if shares:
+        main = code[code.index("if __name__") :]
+        code = f"from headrace.server import ModelServer\n{batched}\n\n{main}"
     (tmp_path / "doubler.py").write_text(code)
     http_port, grpc_port = free_ports(2)
     flags = ["--http_port", str(http_port), "--grpc_port", str(grpc_port)]
