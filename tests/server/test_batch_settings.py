@@ -7,6 +7,7 @@ import pytest
 from headrace.server import batch_settings, model_config
 from headrace.server.batch_settings import BatchWishes
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy, QueuePolicy
+from headrace.server.latency_model import LatencyModels
 
 TRITON = """
 max_batch_size: 16
@@ -74,3 +75,35 @@ dynamic_batching {
 def test_policy(wishes: BatchWishes, config: str, may_batch: bool, expected: BatchPolicy) -> None:
     keys: Any = model_config.from_text(config, "config.pbtxt").keys if config else {}
     assert batch_settings.policy(wishes, keys, may_batch) == expected
+
+
+def observed(*rows: int) -> LatencyModels:
+    """10 ms and 1 ms per row."""
+    models = LatencyModels()
+    for each in rows * 4:
+        models.of("k").observe(each, 0.010 + 0.001 * each)
+    return models
+
+
+@pytest.mark.parametrize(
+    ("policy", "models", "expected"),
+    [
+        pytest.param(BatchPolicy(8), observed(), 8, id="a size that was given"),
+        pytest.param(ONE_BY_ONE, observed(), 1, id="no batches"),
+        pytest.param(
+            BatchPolicy(128, is_learned=True),
+            observed(1, 8),
+            128,
+            id="a learned one: what pays",
+        ),
+        pytest.param(
+            BatchPolicy(1024, is_learned=True),
+            observed(1, 8),
+            424,
+            id="… in a load's time",
+        ),
+        pytest.param(BatchPolicy(128, is_learned=True), observed(), 1, id="nothing learned yet"),
+    ],
+)
+def test_the_largest_batch(policy: BatchPolicy, models: LatencyModels, expected: int) -> None:
+    assert batch_settings.largest_rows(policy, models) == pytest.approx(expected, rel=0.05)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.server import LoadOptions, ModelLoadError, UntrustedModel
+from headrace.server.batch_settings import BatchWishes
 from headrace.server.errors import ModelMissingError
 from headrace.server.loading import (
     ModelSource,
@@ -22,7 +23,7 @@ from headrace.server.loading import (
 from headrace.server.model_files import find_name, found_format
 from headrace.server.model_servable import ModelServable
 from headrace.server.placement import Device, Group, Kind
-from headrace.server.servable import TensorServable
+from headrace.server.servable import TensorServable, instance_group
 from headrace.server.start_up import threads_per_instance
 from headrace.server.storage.download import PARTIAL, SOURCE_MARK
 from tests.serving import settings
@@ -253,6 +254,36 @@ def test_passive_instances_are_loaded_closed_and_never_asked(tmp_path: Path) -> 
 
     assert asyncio.run(load_and_stop()) == 1
     assert len(list(tmp_path.glob("made-*"))) == len(list(tmp_path.glob("closed-*"))) == 3
+
+
+GREEDY = """
+import numpy as np
+from headrace.server import Datatype, Tensor, TensorSpec
+class Model:
+    inputs = outputs = (TensorSpec("x", Datatype.FP32, (-1, 2)),)
+    def __init__(self):
+        self.weights = np.ones(16 << 20, np.uint8)
+    def predict(self, inputs):
+        held = np.ones(8 << 20, np.uint8) if len(inputs[0].array) == 64 else None
+        return [Tensor("x", inputs[0].array * 2)]
+"""
+
+
+def test_the_peak_is_that_of_the_largest_batch_which_a_flag_allows(tmp_path: Path) -> None:
+    folder(tmp_path, model__py=GREEDY)
+
+    def peak_bytes(rows: int) -> int:
+        source = ModelSource(tmp_path, batching=BatchWishes(rows))
+        return asyncio.run(load_servable("m", source)).memory.peak_bytes
+
+    assert peak_bytes(64) - peak_bytes(8) > 6 << 20
+
+
+def test_the_configuration_tells_the_instances_that_run(tmp_path: Path) -> None:
+    folder(tmp_path, model__py=GREEDY)
+    servable = asyncio.run(load_servable("m", ModelSource(tmp_path, instances=3)))
+    told = [{"name": "m_0", "kind": "KIND_CPU", "count": 3, "gpus": []}]
+    assert instance_group("m", servable) == told
 
 
 def test_a_users_model_runs_as_many_calls_as_it_has_active_instances(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from headrace.server.errors import ModelLoadError
 from headrace.server.placement import (
     CPU,
+    OWN_CHOICE,
     Device,
     GpuUse,
     Group,
@@ -17,6 +18,7 @@ from headrace.server.placement import (
     place,
     take,
     threads_each,
+    to_groups,
 )
 
 GIB = 1 << 30
@@ -273,3 +275,19 @@ def test_how_many_instances_run(groups: list[Group], gpus: int, instances: int) 
 def test_threads_are_promised_once(cpus: int, workers: int, instances: int, threads: int) -> None:
     assert threads_each(cpus, workers, instances) == threads
     assert threads * workers * instances <= max(cpus, workers * instances)
+
+
+def test_instances_are_told_as_an_instance_group() -> None:
+    gpu = Device(1, name="GPU", ordinal=1)
+    placements = [
+        *[Placement()] * 3,
+        Placement(is_passive=True),
+        *[Placement(gpu)] * 2,
+        Placement(OWN_CHOICE),
+    ]
+    assert to_groups("m", placements) == [
+        {"name": "m_0", "kind": "KIND_CPU", "count": 3, "gpus": []},
+        {"name": "m_1", "kind": "KIND_CPU", "count": 1, "gpus": [], "passive": True},
+        {"name": "m_2", "kind": "KIND_GPU", "count": 2, "gpus": [1]},
+        {"name": "m_3", "kind": "KIND_MODEL", "count": 1, "gpus": []},
+    ]

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy, QueuePolicy
+from headrace.server.latency_model import GAIN_BEHIND, LatencyModels
 from headrace.server.model import Model
 from headrace.server.model_batching import Batching
 
 log = logging.getLogger(__name__)
 
+LARGEST_S = 0.5  # of a load's time for the largest batch of a learned size
 DEFAULT_ROWS = 128  # at most, where nobody said; the latency model stays below where it can
 
 
@@ -50,6 +52,21 @@ def policy(wishes: BatchWishes, config: Mapping[str, Any], may_batch: bool) -> B
     return BatchPolicy(
         DEFAULT_ROWS, is_learned=True, max_delay_s=wishes.delay_s, target_latency_s=target_s
     )
+
+
+def largest_rows(given: BatchPolicy, latency: LatencyModels) -> int:
+    """Rows of the largest batch that given will make; of a learned size, as latency sees it now,
+    and no more than run in LARGEST_S."""
+    if not given.is_learned:
+        return given.max_batch_size
+    found = [
+        min(
+            model.useful_rows(given.max_batch_size, GAIN_BEHIND),
+            model.rows_within(LARGEST_S, given.max_batch_size),
+        )
+        for _, model in latency.items()
+    ]
+    return max(found, default=1)
 
 
 def of_model(model: Model, wishes: BatchWishes, config: Mapping[str, Any]) -> BatchPolicy:

@@ -10,7 +10,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 
-from headrace.server import memory
+from headrace.server import batch_settings, memory
 from headrace.server.isolation_messages import Failed, Load, Loaded, Ran, Run, encode, to_child
 from headrace.server.loading import decode_source, load_instances
 from headrace.server.model import Model
@@ -58,7 +58,9 @@ def load(message: Load) -> tuple[Predictor | None, Loaded]:
         return None, Loaded(is_model=True)
     warm_up(message.name, [loaded], source.config, source.path)
     platform = getattr(loaded, "platform", "") or find_name(source.path, source.framework)
-    excess = excess_bytes(message.name, [loaded], source.max_batch_size)
+    # a learned size is learned by the server, from the outside
+    policy = batch_settings.policy(source.batching, source.config, may_batch=False)
+    excess = excess_bytes(message.name, [loaded], policy.max_batch_size)
     size = memory.pss_bytes()
     used = memory.Usage(size, size + excess)
     return loaded, Loaded(list(loaded.inputs), list(loaded.outputs), platform, used)

@@ -73,11 +73,6 @@ class ModelSource:
     def wanted(self) -> tuple[Group, ...]:
         return self.groups or (Group(count=self.instances, is_spread=True),)
 
-    @property
-    def max_batch_size(self) -> int:
-        """Rows of the largest batch its config allows; 0: it says nothing of batches."""
-        return int(self.config.get("max_batch_size", 0))
-
 
 @dataclass(frozen=True, slots=True)
 class NamedPath:
@@ -171,6 +166,8 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
         policy = batch_settings.policy(source.batching, source.config, trial.may_batch)
         servable = TensorServable(executor, platform, loaded.passive, policy, trial.latency)
     servable.memory = loaded.memory
+    if isinstance(servable, TensorServable | ModelServable):
+        servable.placements = tuple(loaded.placements)
     used = loaded.memory
     log.info(
         "model loaded",
@@ -194,6 +191,7 @@ class _Loaded:
     passive: Sequence[Predictor] = ()
     concurrency: int = 1
     trial: Trial = field(default_factory=lambda: Trial("not tried"))
+    placements: Sequence[Placement] = (Placement(),)
 
     @property
     def predictors(self) -> list[Predictor]:
@@ -219,20 +217,23 @@ def _load_ready(name: str, source: ModelSource, devices: Devices) -> _Loaded:
     with growth:
         instances = load_instances(name, source)
         predictors = [each for each in instances if not isinstance(each, Model)]
-        mode = Mode.THREAD
+        mode, trial = Mode.THREAD, Trial("not tried")
         if predictors:
             measured = warm_up(name, predictors, source.config, source.path)
             mode = {Isolation.INLINE: Mode.INLINE, Isolation.AUTO: measured}.get(
                 source.isolation, Mode.THREAD
             )
-            excess = excess_bytes(name, predictors, source.max_batch_size)
+            trial = try_batches(name, predictors[0])
+            policy = batch_settings.policy(source.batching, source.config, trial.may_batch)
+            most = batch_settings.largest_rows(policy, trial.latency)
+            excess = excess_bytes(name, predictors, most)
     peak = growth.bytes + excess if growth.bytes else 0
     used = Usage(growth.bytes, peak, _taken(before, _gpus_of(source, devices)))
     active = sum(not each.is_passive for each in source.placements)
     if not predictors:  # a user's Model: one object, however many run in it
-        return _Loaded(instances, mode, used, concurrency=active)
+        return _Loaded(instances, mode, used, concurrency=active, placements=source.placements)
     found = _Loaded(*_split(predictors, source.placements, mode, used))
-    return replace(found, trial=try_batches(name, found.predictors[0]))
+    return replace(found, trial=trial, placements=source.placements)
 
 
 def _split(
@@ -305,7 +306,8 @@ def _load_isolated(name: str, source: ModelSource, devices: Devices) -> _Loaded 
         _taken(before, _gpus_of(source, devices)),
     )
     found = _Loaded(*_split(predictors, source.placements, Mode.THREAD, used))
-    return replace(found, trial=try_batches(name, found.predictors[0]))
+    trial = try_batches(name, found.predictors[0])
+    return replace(found, trial=trial, placements=source.placements)
 
 
 def _child_load(name: str, source: ModelSource, placement: Placement) -> Load:

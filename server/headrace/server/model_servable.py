@@ -38,6 +38,7 @@ from headrace.server.inline_trial import InlineTrial
 from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.model_batching import Batching
+from headrace.server.placement import Placement
 from headrace.server.predict_io import generate_uuid
 from headrace.server.protocol.parameters import priority
 from headrace.server.request import Context, Request, Response
@@ -67,6 +68,7 @@ class ModelServable:
     ) -> None:
         self.model = model
         self.memory = Usage()
+        self.placements: Sequence[Placement] = (Placement(),) * concurrency
         self._on_stop = on_stop
         self._is_owner = True
         self.inputs: Sequence[TensorSpec] = ()

@@ -8,6 +8,7 @@ cannot be had is a ModelLoadError that says what to write instead. Devices come 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from headrace.server.errors import ModelLoadError
 
@@ -125,6 +126,28 @@ def take(devices: Sequence[Device], used: Sequence[Device], need_bytes: int) -> 
         replace(device, free_bytes=max(0, device.free_bytes - promised[device.index]))
         for device in devices
     ]
+
+
+def to_groups(name: str, placements: Sequence[Placement]) -> list[dict[str, Any]]:
+    """placements of the model called name as Triton's instance_group: what runs, not what was
+    asked for."""
+    counts: dict[tuple[Kind, int, bool], int] = {}
+    for each in placements:
+        kind = Kind.GPU if each.device.is_gpu else Kind.CPU
+        if each.device == OWN_CHOICE:
+            kind = Kind.MODEL
+        key = kind, max(-1, each.device.index), each.is_passive
+        counts[key] = counts.get(key, 0) + 1
+    groups: list[dict[str, Any]] = []
+    for number, ((kind, gpu, is_passive), instances) in enumerate(counts.items()):
+        group = {
+            "name": f"{name}_{number}",
+            "kind": str(kind),
+            "count": instances,
+            "gpus": [gpu] if gpu >= 0 else [],
+        }
+        groups.append({**group, "passive": True} if is_passive else group)
+    return groups
 
 
 def count(groups: Sequence[Group], gpus: int) -> int:

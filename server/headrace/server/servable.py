@@ -15,6 +15,7 @@ from headrace.server.errors import Unsupported
 from headrace.server.execution import Executor
 from headrace.server.latency_model import LatencyModels
 from headrace.server.memory import Usage
+from headrace.server.placement import Placement, to_groups
 from headrace.server.predictor import Predictor
 from headrace.server.protocol import v1_tensors
 from headrace.server.protocol.parameters import priority
@@ -52,6 +53,11 @@ class Servable(Protocol):
     async def stop(self) -> None: ...
 
 
+def instance_group(name: str, servable: Servable) -> list[dict[str, Any]]:
+    """Where the instances of servable run, as Triton's configuration says it."""
+    return to_groups(name, getattr(servable, "placements", ()))
+
+
 def batcher_of(servable: Servable) -> Batcher | None:
     """What runs servable's requests together; None where it has no batcher."""
     found = getattr(servable, "batcher", None)
@@ -78,6 +84,7 @@ class TensorServable:
         self._passive = tuple(passive)
         self.platform = platform
         self.memory = Usage()
+        self.placements: Sequence[Placement] = (Placement(),) * len(executor.instances)
         predictor = executor.instances[0]
         self.inputs: Sequence[TensorSpec] = predictor.inputs
         self.outputs: Sequence[TensorSpec] = predictor.outputs

@@ -10,6 +10,7 @@ from headrace.server.errors import InvalidInput, Unsupported
 from headrace.server.grpc.calls import UnaryCall
 from headrace.server.grpc.messages import from_json, message_class
 from headrace.server.protocol import metadata
+from headrace.server.servable import instance_group
 from headrace.server.settings import Settings
 
 SHARED_MEMORY = tuple(
@@ -63,7 +64,12 @@ class Admin:
         model = self._plane.repository.find(request.name, request.version)
         servable = model.servable
         config = metadata.model_config(
-            model.name, servable.platform, servable.inputs, servable.outputs, model.config
+            model.name,
+            servable.platform,
+            servable.inputs,
+            servable.outputs,
+            model.config,
+            groups=instance_group(model.name, servable),
         )
         return from_json("inference.ModelConfigResponse", {"config": config})
 

@@ -53,10 +53,12 @@ def model_config(
     outputs: Sequence[TensorSpec],
     config: Mapping[str, Any],
     is_decoupled: bool = False,
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Triton's ModelConfig. config: the keys this model was given, which win over ours.
 
-    is_decoupled: the model streams its answers.
+    is_decoupled: the model streams its answers. groups: its instances as an instance_group, one on
+        the CPU if not said.
     """
     batched = int(config.get("max_batch_size", 0)) > 0
     return {
@@ -67,7 +69,8 @@ def model_config(
         "max_batch_size": 0,
         "input": [{**_tensor_config(s, batched), "optional": s.is_optional} for s in inputs],
         "output": [_tensor_config(spec, batched) for spec in outputs],
-        "instance_group": [{"name": f"{name}_0", "kind": "KIND_CPU", "count": 1, "gpus": []}],
+        "instance_group": list(groups)
+        or [{"name": f"{name}_0", "kind": "KIND_CPU", "count": 1, "gpus": []}],
         "default_model_filename": "",
         "parameters": {},
         "model_transaction_policy": {"decoupled": is_decoupled},

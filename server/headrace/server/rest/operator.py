@@ -13,7 +13,7 @@ from headrace.server.rest.answer import Answer, error_answer, json_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.routes import Route
 from headrace.server.rest.v2 import PREFIXES
-from headrace.server.servable import batcher_of
+from headrace.server.servable import batcher_of, instance_group
 
 SHARED_MEMORY = "shared memory is not supported; send tensors in the body, as JSON or binary"
 
@@ -53,7 +53,12 @@ class Operator:
         servable = model.servable
         return json_answer(
             metadata.model_config(
-                model.name, servable.platform, servable.inputs, servable.outputs, model.config
+                model.name,
+                servable.platform,
+                servable.inputs,
+                servable.outputs,
+                model.config,
+                groups=instance_group(model.name, servable),
             )
         )
 
