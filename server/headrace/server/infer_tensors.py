@@ -58,7 +58,8 @@ class InferTensor:
         self._parameters = plain_parameters(parameters)
         self._data = contents_list(data, self._datatype) if is_contents(data) else data
         self._raw_data: Buffer | None = None  # bytes as the wire wants them
-        self._wire: Tensor | None = None  # as received; `.data` not yet asked for
+        self._wire: Tensor | None = None  # as received, or set; `.data` not yet asked for
+        self._is_list = False  # set as one, though nobody has asked for it
         self._is_text = True  # BYTES elements show as str, as REST callers sent them
         self._is_nested = False
         self._is_binary = False
@@ -130,21 +131,22 @@ class InferTensor:
     @property
     def is_binary(self) -> bool:
         """Whether this tensor travels as bytes: it was received or set so."""
-        return self._raw_data is not None or (self._wire is not None and self._is_binary)
+        is_received = self._wire is not None and not self._is_list
+        return self._raw_data is not None or (is_received and self._is_binary)
 
     def set_raw(self, raw: Buffer) -> None:
         """Take the bytes of gRPC's raw contents; `.data` decodes them on first access."""
         at = f"tensor '{self._name}'"
         self._wire = from_raw(self._name, to_datatype(self._datatype, at), self._shape, raw, at)
         self._data = self._raw_data = None
-        self._is_text = False
+        self._is_text = self._is_list = False
         self._is_binary = True
 
     def array_or_list(self) -> Any:
         """The data in the form it has, without turning what was received into a list."""
-        if self._wire is not None or self._raw_data is not None:
+        if self._raw_data is not None or (self._wire is not None and not self._is_list):
             return self.to_tensor().array
-        return self._data
+        return self.data
 
     def as_numpy(self) -> NDArray[Any]:
         """An array of `shape`; read-only where it views what was received.
@@ -177,16 +179,17 @@ class InferTensor:
             raise InferenceError(
                 f"got unexpected numpy array shape {list(array.shape)}, expected {self._shape}"
             )
-        self._wire = None
+        self._wire = self._data = self._raw_data = None
         parameters = {k: v for k, v in (self._parameters or {}).items() if k != "binary_data_size"}
+        # copies: the caller may fill array anew before they are sent
         if binary_data:
-            # a copy: the caller may fill array anew before these bytes are sent
             self._raw_data = bytes(to_raw(Tensor(self._name, array)))
-            self._data = None
             parameters["binary_data_size"] = len(self._raw_data)
-        else:
-            self._data = texts(array.ravel()) if got is Datatype.BYTES else array.ravel().tolist()
-            self._raw_data = None
+        elif got is Datatype.BYTES:
+            self._data = texts(array.ravel())
+        else:  # a list only where somebody asks for `.data`
+            self._wire = Tensor(self._name, array.copy())
+            self._is_nested, self._is_list = False, True
         self._parameters = parameters or None
 
     def to_tensor(self) -> Tensor:

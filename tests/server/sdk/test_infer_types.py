@@ -155,6 +155,21 @@ def test_set_data_from_numpy_as_bytes_or_as_a_list() -> None:
     assert (tensor.data, tensor.parameters) == ([1.0, 2.0], None)
 
 
+def test_a_list_set_from_numpy_is_made_where_somebody_asks_for_it() -> None:
+    values = array([1, 2], "float32")
+    tensor = InferOutput("x", [2], "FP32")
+    tensor.set_data_from_numpy(values, binary_data=False)
+    values[0] = 9  # the caller's buffer is its own
+    assert tensor._data is None
+    assert tensor.to_tensor().array.tolist() == [1.0, 2.0]
+    answer = InferResponse("", "m", [tensor])
+    assert [list(each.contents.fp32_contents) for each in answer.to_grpc().outputs] == [[1.0, 2.0]]
+    body, json_length = answer.to_rest()
+    assert (body["outputs"][0]["data"], json_length) == ([1.0, 2.0], None)
+    tensor.data[1] = 7.0
+    assert tensor.as_numpy().tolist() == [1.0, 7.0]
+
+
 def test_what_was_received_is_not_copied_until_data_is_asked_for() -> None:
     received = np.frombuffer(b"\x00\x00\x80?\x00\x00\x00@", "<f4")
     tensor = InferInput.from_tensor(Tensor("x", received), is_binary=True)
