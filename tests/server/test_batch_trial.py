@@ -50,7 +50,8 @@ def one_row_only(x: Array) -> Array:
         ),
         pytest.param(
             Fake(lambda x: x, ()),
-            "not every input and output has a free first dimension",
+            "it declares no inputs or no outputs; --max_batch_size N batches it, by the "
+            "shapes of real requests",
             id="nothing declared",
         ),
         pytest.param(

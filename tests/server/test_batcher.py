@@ -109,6 +109,38 @@ def test_an_idle_inline_instance_is_called_directly_with_the_very_tensors() -> N
     run(main())
 
 
+def test_shapes_of_a_model_that_declares_none_are_learned_from_requests() -> None:
+    """As TorchScript's: each class of shapes has batches, and a latency model, of its own."""
+
+    async def main() -> None:
+        setup = Setup(BatchPolicy(8))
+        assert setup.model.inputs == ()
+
+        async def ask(width: int, value: float) -> list[int]:
+            inputs = [Tensor("input-0", np.full((1, width), value, np.float32))]
+            (output,) = await setup.batcher.run(inputs, Context())
+            assert (output.array == 2 * value).all()
+            return list(output.array.shape)
+
+        first = setup.start(0)
+        await setup.is_running()
+        widths = [2, 3, 2, 3, 3]
+        tasks = [asyncio.create_task(ask(width, n)) for n, width in enumerate(widths)]
+        await setup.waiting(5)
+        setup.model.go.set()
+        await first
+        assert await asyncio.gather(*tasks) == [[1, width] for width in widths]
+        assert setup.model.calls[1:] == [[0, 0, 2, 2], [1, 1, 1, 3, 3, 3, 4, 4, 4]]
+        told = setup.batcher.to_json()["latency"]
+        assert [each["shapes"] for each in told] == [
+            "x:float32[1]",
+            "input-0:float32[2]",
+            "input-0:float32[3]",
+        ]
+
+    run(main())
+
+
 def test_a_caller_that_goes_leaves_its_neighbours_alone() -> None:
     async def main() -> None:
         setup = Setup(BatchPolicy(8))

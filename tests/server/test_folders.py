@@ -172,6 +172,18 @@ def test_what_of_an_instance_group_is_ignored_is_said(caplog: pytest.LogCaptureF
     assert told == [(at, "rate_limiter"), (at, "profile"), (at, "host_policy")]
 
 
+def test_that_ragged_batches_are_not_made_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = from_text(
+        "max_batch_size: 8 "
+        'input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }',
+        "at",
+    )
+    assert config.max_batch_size == 8
+    [record] = caplog.records
+    assert (record.message, vars(record)["at"]) == ("allow_ragged_batch ignored", "at: input 'x'")
+    assert "run in batches of their own, unpadded" in vars(record)["instead"]
+
+
 def test_an_unknown_field_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     config = from_text('name: "m" frobnicate: 3', "m/config.pbtxt")
     assert config.keys == {"name": "m"}

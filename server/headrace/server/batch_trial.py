@@ -38,8 +38,15 @@ class Trial:
 
 def try_batches(name: str, predictor: Predictor) -> Trial:
     """Blocks; never raises. Logs why a model is not batched."""
+    if not predictor.inputs or not predictor.outputs:
+        # TorchScript and the like: what to try it with only real requests will tell
+        return _failed(
+            name,
+            "it declares no inputs or no outputs; --max_batch_size N batches it, by the "
+            "shapes of real requests",
+        )
     if not is_by_rows(predictor.inputs) or not is_by_rows(predictor.outputs):
-        return Trial("not every input and output has a free first dimension")
+        return _failed(name, "not every input and output has a free first dimension")
     latency = LatencyModels()
     try:
         reason = _difference(predictor)
@@ -47,10 +54,12 @@ def try_batches(name: str, predictor: Predictor) -> Trial:
             _measure(predictor, latency)
     except Exception as err:  # frameworks raise what they like
         reason = f"{type(err).__name__}: {err}"
-    if reason:
-        log.info("model not batched", extra={"model": name, "reason": reason})
-        return Trial(reason)
-    return Trial("", latency)
+    return _failed(name, reason) if reason else Trial("", latency)
+
+
+def _failed(name: str, reason: str) -> Trial:
+    log.info("model not batched", extra={"model": name, "reason": reason})
+    return Trial(reason)
 
 
 def _difference(predictor: Predictor) -> str:

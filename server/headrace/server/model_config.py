@@ -89,6 +89,17 @@ def _from_message(message: Any, at: str) -> ModelConfig:
         raise ModelLoadError(f"{at}: max_batch_size {message.max_batch_size} is negative")
     is_batched = message.max_batch_size > 0
     known = (FRAMEWORKS.get(word) for word in (message.backend, message.platform))
+    for each in message.input:
+        if each.allow_ragged_batch:
+            log.warning(
+                "allow_ragged_batch ignored",
+                extra={
+                    "at": f"{at}: input {each.name!r}",
+                    "instead": "requests whose shapes differ beyond the first dimension run in "
+                    "batches of their own, unpadded; pad them in the client, or in a custom "
+                    "Model's Batching(batch=…, unbatch=…)",
+                },
+            )
     return ModelConfig(
         keys,
         next((each for each in known if each), None),
