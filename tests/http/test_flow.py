@@ -13,10 +13,11 @@ import pytest
 from headrace.http import Exchange, HttpServer, Limits
 from headrace.http.connection import Connection
 from headrace.http.intake import HELD_BYTES
+from headrace.http.lingering import MAX_BYTES, Lingering
 from headrace.http.server import RECEIVE_BYTES
 from tests.http.application import Events, application
 from tests.http.certificates import Authority
-from tests.http.fed import Recorder, recording
+from tests.http.fed import Fed, Recorder, recording
 from tests.http.servers import OURS, Kind, serving
 from tests.http.wire import TIMEOUT_S, ReplyReader, chunked, connected, replies, talk
 
@@ -137,6 +138,108 @@ def test_a_refusal_reaches_a_client_that_still_sends(head: bytes, kind: Kind) ->
         assert [reply.status for reply in replies(received)] == [413]
 
     kind.run(run())
+
+
+FLOOD = GET * 100_000  # more than what a socket holds
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        pytest.param(LAST, [200], id="an answer that was the last"),
+        pytest.param(GET + b"no request\r\n\r\n", [200, 400], id="what is no request"),
+        pytest.param(POST % 1001, [413], id="a refused body"),
+        pytest.param(b"GET / HTTP/1.0\r\n\r\n", [200], id="a client that knows no better"),
+    ],
+)
+def test_an_answer_is_not_lost_to_what_comes_behind_it(
+    sent: bytes, statuses: list[int], kind: Kind
+) -> None:
+    """A close with bytes unread would reset the connection (RFC 9112 §9.6)."""
+
+    async def run() -> None:
+        server, recorder = recording(Limits(max_body_bytes=1000))
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(sent + FLOOD)
+            assert not client.writer.transport.is_closing(), "reset"
+            received = await client.read_all()
+            assert [reply.status for reply in replies(received)] == statuses
+            assert client.failure is None
+        assert len(recorder.seen) < 2
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_an_answer_is_not_lost_over_tls(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        authority = Authority(tmp_path)
+        server, _ = recording(Limits(max_body_bytes=1000))
+        async with (
+            serving(server, authority.server_context()) as served,
+            connected(served.port, authority.client_context()) as client,
+        ):
+            await client.send(POST % 4_000_000 + bytes(4_000_000))
+            await client.read_until(b'"}')
+            assert [reply.status for reply in replies(client.received)] == [413]
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_drain_loses_no_answer(kind: Kind) -> None:
+    """The client asks on while the server ends."""
+
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET)
+            await until(lambda: bool(waits.events))
+            draining = asyncio.create_task(server.drain(TIMEOUT_S))
+            sending = asyncio.create_task(client.send(FLOOD))
+            await until(lambda: only(server).inflow.is_paused)
+            waits.go.set()
+            assert await draining
+            await server.end()
+            [reply] = replies(await client.read_all())
+            await sending
+        assert (reply.body, reply.header("connection")) == (b"/", "close")
+
+    kind.run(run())
+
+
+@pytest.mark.parametrize(
+    ("taken", "goes_on"),
+    [
+        pytest.param([(1, 1.0)], True, id="something"),
+        pytest.param([(1, at * 1.0) for at in range(1, 10)], True, id="something, for a while"),
+        pytest.param([(1, at * 1.0) for at in range(1, 11)], False, id="something, for too long"),
+        pytest.param([(MAX_BYTES - 1, 0.5)], True, id="much"),
+        pytest.param([(MAX_BYTES - 1, 0.5), (1, 0.6)], False, id="too much"),
+    ],
+)
+def test_a_client_is_not_waited_for_without_end(
+    taken: list[tuple[int, float]], goes_on: bool
+) -> None:
+    lingering = Lingering(0.0)
+    assert [lingering.take(count, now_s) for count, now_s in taken][-1] == goes_on
+
+
+def test_what_comes_behind_the_end_is_dropped_for_so_long() -> None:
+    async def run() -> None:
+        server, _ = recording(Limits())
+        fed = Fed(server)
+        fed.feed([LAST, GET, GET])
+        assert (fed.wire.has_ended, fed.wire.is_closed) == (True, False)
+        assert server.connections
+        fed.connection.is_over()
+        assert fed.wire.is_closed
+        fed.hang_up()
+        assert not server.connections
+
+    asyncio.run(run())
 
 
 @on_each_loop

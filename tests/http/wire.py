@@ -145,6 +145,7 @@ class Client:
         self._reader = reader
         self._writer = writer
         self.received = b""
+        self.failure: ConnectionError | None = None  # a reset, which is no clean end
 
     async def send(self, *pieces: bytes) -> None:
         """Each piece in a write of its own, after a turn of the loop. A server that has closed
@@ -166,7 +167,8 @@ class Client:
         """Something of what the server says; b"" when it has closed."""
         try:
             data = await asyncio.wait_for(self._reader.read(1 << 16), TIMEOUT_S)
-        except ConnectionError:
+        except ConnectionError as err:
+            self.failure = err
             data = b""
         self.received += data
         return data

@@ -12,12 +12,12 @@ from headrace.http.flow import Inflow, Outflow
 from headrace.http.head import RequestHead
 from headrace.http.intake import Intake
 from headrace.http.limits import Refusal
+from headrace.http.lingering import END_S, IDLE_S, Lingering
 from headrace.http.state import NEVER, State
 
 if TYPE_CHECKING:
     from headrace.http.server import HttpServer
 
-LINGER_S = 2.0  # longest a client may go on sending what nobody reads, to hear its answer
 NO_HEAD = RequestHead("", "", "HTTP/1.1", {}, (), 0, False)  # of what is no request
 FRESH, WAITING, LINGERING, CLOSED = State.FRESH, State.WAITING, State.LINGERING, State.CLOSED
 OVER = (LINGERING, CLOSED)
@@ -29,6 +29,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_deadline",
         "_intake",
+        "_lingering",
         "_outflow",
         "_server",
         "_transport",
@@ -49,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         self.exchange: Exchange | None = None
         self._intake = Intake(self, server)
         self._outflow = Outflow()
+        self._lingering: Lingering | None = None
         self.deadline_s = NEVER
         self._deadline: Callable[[], None] | None = None  # what to do then
 
@@ -66,7 +68,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._server.received if body is None else body.room
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self.state not in OVER:
+        if self._lingering is not None:
+            self._drop(self._lingering, nbytes)
+        elif self.state is not CLOSED:
             self._intake.came(nbytes)
 
     def eof_received(self) -> bool:
@@ -114,10 +118,9 @@ class Connection(asyncio.BufferedProtocol):
         """exchange has its answer: on to the next request, or to the end."""
         if exchange is not self.exchange:
             return
-        is_unread = exchange.is_unread  # answered before its body has come
         self._drop_exchange()
-        if is_unread or exchange.closes or not self.keeps_alive:
-            self._close(is_unread)
+        if exchange.is_unread or exchange.closes or not self.keeps_alive:
+            self._close(exchange.is_unread)  # answered before its body has come
         else:
             self.state = WAITING
             self._next()
@@ -199,12 +202,15 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport.get_extra_info(name) if self._transport is not None else None
 
     def close(self) -> None:
-        """End the connection once what was written has gone out. Idempotent."""
+        """End the connection once the client has what was written. Idempotent."""
         self._close(is_unread=False)
 
     def end(self) -> None:
-        """Close, and wait for no client."""
-        self._lost()
+        """Close, and hardly wait for the client."""
+        if self.state is LINGERING:
+            asyncio.get_running_loop().call_later(END_S, self._lost)
+        else:
+            self._lost()
 
     def is_over(self) -> None:
         """deadline_s has passed."""
@@ -232,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._server.is_closing and not self._intake.held:
                 self.close()
             elif self.unread is None:
-                self.expect_by(self._server.limits.keep_alive_s, self._lost)
+                self.expect_by(self._server.limits.keep_alive_s, self.close)
 
     def _watch_reader(self) -> None:
         """Cut a client that takes nothing of its answer."""
@@ -246,26 +252,57 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def _close(self, is_unread: bool) -> None:
+        """is_unread: something of the current request has not been read."""
         transport = self._transport
         if self.state in OVER:
             return
-        if is_unread and transport is not None and transport.can_write_eof():
-            # Closing with bytes unread would reset the connection and lose the answer.
-            self.state = LINGERING
-            self._forget()
-            transport.write_eof()
-            self.inflow.resume()
-            self.expect_by(LINGER_S, self._lost)
+        can_say_so = transport is not None and transport.can_write_eof()
+        if transport is None or not (can_say_so or is_unread or self._intake.held):
+            self._lost()
+            return
+        self.state = LINGERING
+        self._lingering = Lingering(self._server.now_s)
+        self._forget()
+        self.inflow.resume()
+        self._outflow.look(self._unsent_bytes(), self._server.now_s)
+        self.expect_by(IDLE_S, self._linger_on)
+        if can_say_so:
+            try:
+                transport.write_eof()
+            except OSError:  # the client has gone, and asyncio tells only in the next turn
+                self._lost()
+
+    def _drop(self, lingering: Lingering, count: int) -> None:
+        """count bytes have come that nobody reads."""
+        if lingering.take(count, self._server.now_s):
+            self.expect_by(lingering.wait_s, self._linger_on)
+        else:
+            self._lost()
+
+    def _linger_on(self) -> None:
+        """As long as the client takes its answer."""
+        left = self._unsent_bytes()
+        limit_s = self._server.limits.write_idle_timeout_s
+        if self._outflow.has_stalled(left, self._server.now_s, limit_s):
+            self.abort()
+        elif left:
+            self.expect_by(IDLE_S, self._linger_on)
         else:
             self._lost()
 
     def _lost(self) -> None:
         """The connection is over for either side; what was written may still go out."""
+        if self.state is CLOSED:
+            return
         self.state = CLOSED
-        if self._transport is not None:
+        self._lingering = None
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
         self._forget()
         self._outflow.go_on()
+        if left := self._unsent_bytes():
+            self._outflow.look(left, self._server.now_s)
+            self.expect_by(self._server.limits.write_idle_timeout_s, self._watch_reader)
 
     def _forget(self) -> None:
         """Nothing more is read, and nothing is answered."""

@@ -184,6 +184,8 @@ class HttpServer:
         self.now_s = loop.time()
         for connection in [c for c in self.connections if c.deadline_s <= self.now_s]:
             connection.is_over()
+        if self.is_closing:
+            self._changed.set()  # somebody may have read the last of an answer
         self._timer = loop.call_later(self.tick_s, self._tick) if self.connections else None
 
 
