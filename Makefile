@@ -20,8 +20,8 @@ check:
 soak: setup  ## the tests of `make test` that count, at their full counts
 	HEADRACE_SOAK=1 $(PY) -m pytest -m soak -s --timeout=0
 
-bench: setup  ## beside kserve, mlserver, triton, litserve and bentoml; an hour, wants a quiet machine
-	$(PY) -m loadtests.compare --peers kserve,mlserver,triton,litserve,bentoml
+bench: setup  ## beside kserve, mlserver, triton, litserve and bentoml; 40 minutes on a quiet machine
+	$(PY) -m loadtests.compare
 
 setup: .venv/.dev .venv/.clients .venv/.node
 setup-demo: .venv/.dev .venv/.clients

@@ -26,7 +26,7 @@ FULL_ROWS = 32  # of the full batches that loads are counted in
 CONNECTIONS = 256
 AT_ONCE = 3  # policies of the sweep that are tried beside each other: their models sleep
 OVERHEAD_S = 1.2
-FINALISTS = 3
+FINALISTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Plan:
     """loads: of what full batches could answer."""
 
     costs: tuple[Cost, ...] = (Cost(5, 0.2), Cost(10, 0.5), Cost(4, 1))
-    loads: tuple[float, ...] = (0.3, 0.6, 0.9)
+    loads: tuple[float, ...] = (0.4, 0.9)
     sizes: tuple[int, ...] = (8, 32, 128)
     delays_ms: tuple[float, ...] = (0.0, 2.0, 10.0)
     rounds: int = 3

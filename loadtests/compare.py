@@ -27,7 +27,8 @@ from loadtests.servers import KNOWN, CannotRun, Peer
 PEERS = ("kserve", "mlserver", "triton", "litserve", "bentoml")
 WORKS = ("tiny", "image", "scaling", "idle", "low_load", "memory", "batch", "real", "latency")
 FOLDER = servers.ROOT / "loadtests" / "results"
-SECONDS = (4.0, 3.0, 2.0, 1.0)  # that --budget-minutes chooses from: wrk counts whole ones
+# Seconds of a run and rounds that --budget-minutes chooses from; wrk counts whole seconds.
+SCHEDULES = ((4.0, 5), (3.0, 5), (2.0, 5), (2.0, 3), (1.0, 3), (1.0, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peers = ready(names, results, given.quick)
         seconds, count = (0.3, 1) if given.quick else (given.seconds, given.rounds)
 
-        def expected_s(seconds: float) -> float:
+        def expected_s(seconds: float, count: int) -> float:
             return sum(each.expected_s(peers, count, seconds) for each in made)
 
         if given.budget_minutes:
             budget_s = given.budget_minutes * 60
-            seconds = next((each for each in SECONDS if expected_s(each) <= budget_s), SECONDS[-1])
-        say(f"about {clock_text(expected_s(seconds))} minutes, runs of {seconds:g} s")
-        progress = Progress(expected_s(seconds), (given.budget_minutes or 1e6) * 60)
+            fitting = (each for each in SCHEDULES if expected_s(*each) <= budget_s)
+            seconds, count = next(fitting, SCHEDULES[-1])
+        total_s = expected_s(seconds, count)
+        say(f"about {clock_text(total_s)} minutes, {count} rounds of {seconds:g} s")
+        progress = Progress(total_s, (given.budget_minutes or 1e6) * 60)
         under = Conditions(
             seconds,
             load_cores,
@@ -112,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         "--budget-minutes",
         type=float,
         default=0.0,
-        help="choose --seconds so that all fits; when it is over, one round of what is left",
+        help="choose seconds and rounds so that all fits; once over, one round of the rest",
     )
     options.add_argument("--out", type=Path, help="folder (default: loadtests/results/DATE)")
     options.add_argument("--both-cores", action="store_true", help="pin neither; two workers")
@@ -145,9 +148,10 @@ def work(name: str, folder: Path, given: argparse.Namespace) -> Work | None:
     """Writes the networks into folder if the work needs them; None if nothing matches."""
     if name == "batch":
         return Work(name, plan=batching.TINY if given.quick else batching.Plan())
-    if name in ("real", "memory"):
-        files = networks.write(folder)
-        todo = scenarios.real(files) if name == "real" else scenarios.memories(files)
+    if name == "real":
+        todo = scenarios.real(networks.write(folder, ("onnx", "torch")))
+    elif name == "memory":
+        todo = scenarios.memories(networks.write(folder, ("onnx",)))
     else:
         todo = {
             "tiny": scenarios.tiny,

@@ -179,6 +179,7 @@ def _lowest(found: Iterable[tuple[Found, str]]) -> Found:
 JSON_16, JSON_1 = "tiny V2 JSON, 16 connections", "tiny V2 JSON, 1 connection"
 V1_16, PLAIN = "tiny V1 JSON, 16 connections", "tiny gRPC, 16 connections"
 ONE_CONNECTION, BRIDGE = "tiny gRPC, 16 streams on 1 connection", "tiny gRPC through Envoy"
+BESIDE_LOAD = "tiny gRPC through Envoy on the load's core"
 LOW_LOAD = "batching at low load, 5 + 0.2 rows ms"
 IDLE = "beside 10,000 idle connections"
 
@@ -192,6 +193,8 @@ GOALS = (
     Goal("tiny gRPC, 16 streams on one", "≥ 3 x kserve", 3, rates(ONE_CONNECTION, "kserve")),
     Goal("tiny gRPC through Envoy", "≥ 10 x kserve", 10, rates(BRIDGE, "kserve")),
     Goal("tiny gRPC through Envoy", "≥ 1.5 x triton", 1.5, rates(BRIDGE, "triton")),
+    Goal("… Envoy on the load's core", "≥ 10 x kserve", 10, rates(BESIDE_LOAD, "kserve")),
+    Goal("… Envoy on the load's core", "≥ 1.5 x triton", 1.5, rates(BESIDE_LOAD, "triton")),
     Goal("image, JSON", "≥ 2.5 x kserve", 2.5, rates("image V2 JSON, 4 connections", "kserve")),
     Goal("image, binary", "≥ 50 x kserve", 50, rates("image V2 binary, 4 connections", "kserve")),
     Goal("image, gRPC raw", "≥ 3 x kserve", 3, rates("image gRPC, 4 connections", "kserve")),

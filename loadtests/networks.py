@@ -1,10 +1,11 @@
 """Writes the small network of the real-model works: 64 → 512 → 512 → 16, for ONNX and for torch.
 
-python -m loadtests.networks FOLDER      network.onnx and network.pt, the same weights
+python -m loadtests.networks FOLDER      network.onnx and network.torch, the same weights
 """
 
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,15 @@ def write_torch(file: Path) -> None:
         module.save(str(file))
 
 
-def write(folder: Path) -> dict[str, Path]:
+def write(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
     """The files by framework."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"onnx": folder / "network.onnx", "torch": folder / "network.pt"}
-    write_onnx(files["onnx"])
-    write_torch(files["torch"])
+    writers = {"onnx": write_onnx, "torch": write_torch}
+    files = {kind: folder / f"network.{kind}" for kind in kinds}
+    for kind, file in files.items():
+        writers[kind](file)
     return files
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), ("onnx", "torch"))

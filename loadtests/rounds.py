@@ -10,7 +10,7 @@ from loadtests.results import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import CannotRun, Peer, Running
 
-START_S = 3.0  # to start, ask and stop a server, about
+START_S, WARM_S = 2.0, 1.6  # to start, ask and stop a server; to warm it up
 
 
 def measure(
@@ -54,7 +54,7 @@ def expected_s(
     """What measure() will take, about, where every server is able."""
     starts = sum(any(each.has(peer) for each in block) for block in blocks(todo) for peer in peers)
     runs = sum(
-        (1 + min(rounds, each.rounds)) * each.expected_s(seconds)
+        WARM_S + min(rounds, each.rounds) * each.expected_s(seconds)
         for each in todo
         for peer in peers
         if each.has(peer) and each.wire in peer.wires
@@ -75,7 +75,7 @@ def _rounds(
     ]
     expected = each.expected_s(under.seconds)
     for server in () if under.is_tiny else able:  # caches, latency models, the generator's start
-        progress.step(f"{each.title}: {server.peer.name}: warm-up", expected)
+        progress.step(f"{each.title}: {server.peer.name}: warm-up", WARM_S)
         scenarios.warm(each, server, under)
     count = min(rounds, each.rounds)
     for number in range(count):

@@ -91,10 +91,24 @@ def closed(each: Scenario, running: Running, under: Conditions) -> Figures:
 
 
 def bridged(each: Scenario, running: Running, under: Conditions) -> Figures:
-    """gRPC through Envoy and its bridge to a server of ours; a peer's own gRPC port to a peer."""
+    """gRPC through Envoy, on the server's core, and its bridge to a server of ours.
+
+    A peer answers on its own gRPC port.
+    """
+    return _through_envoy(each, running, under, under.server_cores)
+
+
+def bridged_beside_load(each: Scenario, running: Running, under: Conditions) -> Figures:
+    """As a gateway on another machine: what is measured is the server behind it."""
+    return _through_envoy(each, running, under, under.cores)
+
+
+def _through_envoy(
+    each: Scenario, running: Running, under: Conditions, envoy_cores: str
+) -> Figures:
     if not running.peer.is_ours:
         return closed(each, running, under)
-    with bridge.started(running, under.server_cores) as port:
+    with bridge.started(running, envoy_cores) as port:
         return generators.closed(
             each.wire, each.request(running), port, each.connections, under.seconds, under.cores
         )
@@ -149,61 +163,45 @@ def open_loop(each: Scenario, running: Running, under: Conditions) -> Figures:
 
 def tiny() -> list[Scenario]:
     calibrated = ("raw", *OURS)
+    own = OURS[:1]
     return [
         Scenario("tiny V2 JSON, 16 connections", "tiny", Wire.V2, closed, ours=calibrated),
         Scenario("tiny V2 JSON, 1 connection", "tiny", Wire.V2, closed, 1, ours=calibrated),
         Scenario("tiny V1 JSON, 16 connections", "tiny", Wire.V1, closed),
-        Scenario("tiny V2 binary, 16 connections", "tiny", Wire.BINARY, closed),
+        Scenario("tiny V2 binary, 16 connections", "tiny", Wire.BINARY, closed, ours=own, rounds=3),
         Scenario("tiny gRPC, 16 connections", "tiny", Wire.GRPC, closed),
-        Scenario("tiny gRPC, 16 streams on 1 connection", "tiny", Wire.GRPC, closed, 1, 16),
         Scenario(
-            "tiny gRPC through Envoy",
-            "tiny",
-            Wire.GRPC,
-            bridged,
-            ours=("headrace",),
-            only=("kserve", "triton"),
-            overhead_s=1.2,
+            "tiny gRPC, 16 streams on 1 connection", "tiny", Wire.GRPC, closed, 1, 16, ours=own
+        ),
+        *(
+            Scenario(title, "tiny", Wire.GRPC, run, ours=own, only=("kserve", "triton"))
+            for title, run in (
+                ("tiny gRPC through Envoy", bridged),
+                ("tiny gRPC through Envoy on the load's core", bridged_beside_load),
+            )
         ),
     ]
 
 
 def image() -> list[Scenario]:
     return [
-        Scenario(f"image {wire}, 4 connections", "image", wire, closed, 4)
+        Scenario(f"image {wire}, 4 connections", "image", wire, closed, 4, ours=OURS[:1])
         for wire in (Wire.V2, Wire.BINARY, Wire.GRPC)
     ]
 
 
 def scaling() -> list[Scenario]:
+    """Ours alone: the goal is about its own curve."""
     return [
-        Scenario(
-            f"scaling, {n} connections",
-            "tiny",
-            Wire.V2,
-            closed,
-            n,
-            ours=("headrace",),
-            only=("kserve", "triton"),
-        )
+        Scenario(f"scaling, {n} connections", "tiny", Wire.V2, closed, n, ours=OURS[:1], only=())
         for n in CONNECTIONS
     ]
 
 
 def idling() -> list[Scenario]:
-    only = ("kserve", "triton")
-    return [
-        Scenario(
-            "beside 10,000 idle connections",
-            "tiny",
-            Wire.V2,
-            idle,
-            ours=("headrace",),
-            only=only,
-            overhead_s=10,
-            rounds=3,
-        )
-    ]
+    title, only = "beside 10,000 idle connections", ("kserve",)
+    made = Scenario(title, "tiny", Wire.V2, idle, ours=OURS[:1], only=only, rounds=3)
+    return [replace(made, overhead_s=10)]
 
 
 def ladder_title(rate_per_s: float) -> str:
@@ -220,8 +218,8 @@ def latency() -> list[Scenario]:
             open_loop,
             64,
             rate_per_s=rate,
-            rounds=2,
-            ours=("raw", *OURS),
+            rounds=1,
+            ours=("raw", "headrace"),
         )
         for rate in RATES_PER_S
     ]
@@ -229,10 +227,9 @@ def latency() -> list[Scenario]:
 
 def low_load() -> list[Scenario]:
     """What batching adds where nothing waits: on and off, beside the model's own 5.2 ms."""
-    title = "batching at low load, 5 + 0.2 rows ms"
-    ours = ("headrace", "headrace_unbatched")
+    title, ours = "batching at low load, 5 + 0.2 rows ms", ("headrace", "headrace_unbatched")
     made = Scenario(title, "batch:5:0.2", Wire.V2, open_loop, 4, rate_per_s=LOW_RATE_PER_S)
-    return [replace(made, ours=ours)]
+    return [replace(made, ours=ours, only=())]
 
 
 def real(files: dict[str, Path]) -> list[Scenario]:
@@ -242,7 +239,9 @@ def real(files: dict[str, Path]) -> list[Scenario]:
     for kind, file in sorted(files.items()):
         spec = f"{kind}:{file}"
         made += [
-            Scenario(f"{kind} network, {what}", spec, wire, closed, n, ours=ours, only=only)
+            Scenario(
+                f"{kind} network, {what}", spec, wire, closed, n, ours=ours, only=only, rounds=3
+            )
             for what, wire, n, only in (
                 ("1 connection", Wire.V2, 1, ()),
                 ("32 connections", Wire.V2, 32, None),
@@ -253,9 +252,9 @@ def real(files: dict[str, Path]) -> list[Scenario]:
 
 
 def memories(files: dict[str, Path]) -> list[Scenario]:
-    spec = f"onnx:{files['onnx']}"
+    spec, only = f"onnx:{files['onnx']}", ("kserve", "mlserver", "triton")
     return [
-        Scenario(title, spec, Wire.V2, memory, workers=workers, ours=("headrace",), rounds=2)
+        Scenario(title, spec, Wire.V2, memory, workers=workers, ours=OURS[:1], only=only, rounds=2)
         for title, workers in (("memory, 1 worker", 1), ("memory, 2 workers", 2))
     ]
 

@@ -11,7 +11,7 @@ from loadtests import compare
 @pytest.mark.parametrize(
     ("work", "titles"),
     [
-        pytest.param("tiny", 7, id="every protocol, the calibration, and Envoy's bridge"),
+        pytest.param("tiny", 8, id="every protocol, the calibration, and Envoy's bridge"),
         pytest.param("image", 3, id="images as JSON, binary and gRPC"),
         pytest.param("scaling,idle", 3, id="more connections, and idle ones"),
         pytest.param("low_load,latency", 3, id="an open loop"),
