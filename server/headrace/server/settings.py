@@ -158,6 +158,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_headers: Annotated[int, doc("number of request headers")] = 100
     header_timeout_s: Annotated[float, doc("seconds to receive the headers")] = 10.0
     body_idle_timeout_s: Annotated[float, doc("seconds between two pieces of a body")] = 30.0
+    write_idle_timeout_s: Annotated[
+        float, doc("seconds in which a client takes nothing of its answer")
+    ] = 60.0
     max_json_depth: Annotated[int, doc("nesting of a JSON body")] = 64
     max_queue_requests: Annotated[int, doc("requests waiting per model")] = 1024
     max_queue_bytes: Annotated[int, doc("bytes waiting per model")] = 1 << 30

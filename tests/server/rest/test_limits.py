@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from headrace.server.grpc import listener as grpc
+from headrace.server.rest import listener as rest
 from tests.server.rest.client import Reply, ask, exchange, parse, request
 from tests.server.rest.models import usual
-from tests.serving import running
+from tests.serving import running, settings
 
 LIMITS: dict[str, Any] = {
     "enable_grpc": False,
@@ -301,3 +303,9 @@ def test_requests_in_a_row_on_one_connection() -> None:
 def test_http_1_0() -> None:
     reply = sent(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
     assert reply.json() == {"live": True}
+
+
+def test_both_transports_are_told_how_long_a_client_may_read_nothing() -> None:
+    given = settings(write_idle_timeout_s=7.0)
+    assert rest.limits(given).write_idle_timeout_s == 7.0
+    assert grpc.limits(given).write_idle_timeout_s == 7.0

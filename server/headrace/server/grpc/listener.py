@@ -66,6 +66,7 @@ def limits(settings: Settings) -> Http2Limits:
     return Http2Limits(
         max_header_bytes=settings.max_header_bytes or NO_LIMIT_HEADER_BYTES,
         preface_timeout_s=settings.header_timeout_s,
+        write_idle_timeout_s=settings.write_idle_timeout_s,
     )
 
 

@@ -62,4 +62,5 @@ def limits(settings: Settings) -> Limits:
         header_timeout_s=settings.header_timeout_s,
         body_idle_timeout_s=settings.body_idle_timeout_s,
         keep_alive_s=settings.timeout_keep_alive,
+        write_idle_timeout_s=settings.write_idle_timeout_s,
     )
