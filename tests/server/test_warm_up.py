@@ -17,6 +17,7 @@ from headrace.server.errors import InvalidInput, ModelLoadError, ServingError
 from headrace.server.execution import Executor, Mode
 from headrace.server.folders import FolderLoader
 from headrace.server.loading import ModelSource, load_servable
+from headrace.server.model_servable import ModelServable
 from headrace.server.predictor import Predictor
 from headrace.server.servable import TensorServable
 from headrace.server.settings import Isolation
@@ -143,6 +144,46 @@ def test_model_warmup_of_a_config_runs_on_every_instance(tmp_path: Path) -> None
     one, two = Recording(inputs=()), Recording(inputs=())
     warm_up("m", [one, two], config.keys, tmp_path)
     assert one.calls == two.calls == [[(2, 4)], [(2, 4)], [(2, 4)], [(1, 4)]]
+
+
+HOOKED = """
+from headrace.server import Batching, InferOutput, InferResponse, Model
+class Hooked(Model):
+    batching = Batching(max_batch_size=8)
+    seen = []
+    def preprocess(self, payload, headers=None):
+        self.seen.append(payload.inputs[0].shape)
+        if payload.inputs[0].shape[0] > 2:
+            raise ValueError("too many rows")
+        return payload
+    def predict(self, payload, headers=None):
+        return InferResponse(None, self.name, [InferOutput("y", payload.inputs[0].shape, "FP32",
+                                                           payload.inputs[0].as_numpy())])
+"""
+
+
+def test_model_warmup_of_a_config_runs_through_a_users_hooks(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(HOOKED)
+    config = model_config.from_text(CONFIG, "config.pbtxt").keys
+    servable = asyncio.run(load_servable("m", ModelSource(tmp_path, config=config)))
+    assert isinstance(servable, ModelServable)
+    assert vars(type(servable.model))["seen"] == [[2, 4]] * 3 + [[1, 4]]
+    assert servable.batcher is not None
+    assert servable.batcher.record.rows == 0  # they are in no statistics
+    assert servable.batcher.models.items()  # … but what they took is known
+
+
+def test_hooks_that_fail_their_warm_up_serve_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model.py").write_text(HOOKED)
+    config = model_config.from_text(CONFIG.replace("batch_size: 2", "batch_size: 3"), "at").keys
+    with caplog.at_level(logging.WARNING, logger="headrace.server.warm_up"):
+        servable = asyncio.run(load_servable("m", ModelSource(tmp_path, config=config)))
+    (record,) = caplog.records
+    assert record.message == "model_warmup failed"
+    assert vars(record)["error"] == "ValueError: too many rows"
+    assert isinstance(servable, ModelServable)
 
 
 def test_random_data_is_the_same_every_time_and_file_data_is_the_file(tmp_path: Path) -> None:

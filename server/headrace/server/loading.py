@@ -17,6 +17,7 @@ import msgspec
 
 from headrace.server import batch_settings, isolation, memory
 from headrace.server.admission import estimate
+from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_settings import BatchWishes
 from headrace.server.batch_trial import Trial, try_batches
 from headrace.server.errors import ModelLoadError, ModelNotFound, ServingError
@@ -41,7 +42,7 @@ from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.storage import is_downloaded
-from headrace.server.warm_up import excess_bytes, warm_up
+from headrace.server.warm_up import excess_bytes, warm_up, warm_up_hooks
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,9 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
             isolation=source.isolation,
         )
         await user.start()
+        await warm_up_hooks(user, name, source.config, source.path)
+        if user.batcher is not None:
+            user.batcher.record = BatchRecord()  # nobody asked for those
         servable: Servable = user
     else:
         inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE

@@ -1,8 +1,9 @@
 """A model's first calls, made before it serves: they settle lazy work and say where it should run.
 
-Inputs are zeros of the declared shapes, and what Triton's `model_warmup` asks for. A model whose
-p95 is below the cost of a thread hop runs inline on the event loop, any other in a thread. Nothing
-here is counted in statistics, and no failure here fails a load.
+Inputs are zeros of the declared shapes, and what Triton's `model_warmup` asks for, which also goes
+through the hooks of a user's `Model`; zeros do not, since hooks may do more than compute. A model
+whose p95 is below the cost of a thread hop runs inline on the event loop, any other in a thread.
+Nothing here is counted in statistics, and no failure here fails a load.
 """
 
 import asyncio
@@ -10,12 +11,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from headrace.server import memory
 from headrace.server.errors import ModelLoadError
 from headrace.server.execution import Mode
 from headrace.server.predictor import Predictor
+from headrace.server.request import Context, Request, Response
 from headrace.server.tensor import (
     FLOATS,
     NUMPY,
@@ -41,6 +43,14 @@ BUDGET_NS = 200_000_000  # a slow model is measured no longer than this, but onc
 MAX_BYTES = 256 << 20  # of zeros, per input
 LARGEST_NS = 5_000_000_000  # the largest batch is cut to what takes about so long
 FILES = "warmup"  # Triton's folder, beside the versions, for input_data_file
+
+
+class WarmedUp(Protocol):
+    """What `warm_up_hooks` needs of a servable."""
+
+    async def infer(
+        self, request: Request, context: Context
+    ) -> Response | AsyncIterator[Response]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +265,27 @@ def warm_up(
     except Exception as err:  # zeros need not be sensible to it
         log.info("model not measured", extra={"model": name, "error": _text(err)})
         return Mode.THREAD
+
+
+async def warm_up_hooks(
+    model: WarmedUp, name: str, config: Mapping[str, Any], folder: Path
+) -> None:
+    """`model_warmup` of a user's model, through all of its hooks; nothing where it asks for none.
+
+    Logs what fails: it may yet serve.
+    """
+    if not config.get("model_warmup"):
+        return
+    try:
+        asked = await asyncio.to_thread(samples, config, folder)  # they may lie in files
+        for sample in asked:
+            for _ in range(sample.count):
+                answer = await model.infer(Request(name, list(sample.inputs)), Context())
+                if not isinstance(answer, Response):
+                    async for _ in answer:
+                        pass
+    except Exception as err:  # users raise what they like
+        log.warning("model_warmup failed", extra={"model": name, "error": _text(err)})
 
 
 def _text(error: Exception) -> str:
