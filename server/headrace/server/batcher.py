@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from headrace.server import backlog, batch_work, checks
+from headrace.server import backlog, batch_work, checks, refusals
 from headrace.server.batch_queue import BatchQueue, Entry
 from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_rows import TensorWork
@@ -27,7 +27,6 @@ from headrace.server.batching import (
     BatchPolicy,
     Company,
     Drop,
-    QueuePolicy,
     Refusal,
     Send,
     decide,
@@ -35,7 +34,7 @@ from headrace.server.batching import (
     sent,
     set_limits,
 )
-from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout, ServingError
+from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout
 from headrace.server.execution import UNLOADING, Executor, Mode, guarded
 from headrace.server.latency_model import LatencyModels
 from headrace.server.reply_order import ReplyOrder
@@ -154,7 +153,7 @@ class Batcher:
         if executor.is_closed:
             raise ModelNotReady(executor.model_name, UNLOADING)
         level = policy.level(context.priority)
-        deadline_s, start_by_s = _limits(context, policy.queue_of(level))
+        deadline_s, start_by_s = refusals.limits(context, policy.queue_of(level))
         if deadline_s <= now_s:
             self.record.refuse(Refusal.EXPIRED)
             raise QueueTimeout(retry_after_s=self._retry_after_s(now_s))
@@ -223,20 +222,18 @@ class Batcher:
     def _check_bounds(self, entry: Entry) -> None:
         """Raises QueueFull: this entry would have to wait, and may not."""
         executor = self._executor
-        limits, name = executor.limits, executor.model_name
-        waiting, waiting_bytes = executor.pending_requests, executor.pending_bytes
-        most = self.policy.queue_of(entry.level).max_requests
-        message = ""
-        if limits.max_requests and waiting >= limits.max_requests:
-            message = f"{waiting} requests waiting (--max_queue_requests {limits.max_requests})"
-        elif limits.max_bytes and waiting_bytes + entry.size_bytes > limits.max_bytes:
-            message = f"{waiting_bytes} bytes waiting (--max_queue_bytes {limits.max_bytes})"
-        elif most and self._queue.levels.get(entry.level, 0) >= most:
-            message = f"{most} requests waiting (max_queue_size {most})"
+        message = refusals.overfull(
+            entry,
+            self.policy,
+            executor.limits,
+            executor.pending_requests,
+            executor.pending_bytes,
+            self._queue.levels.get(entry.level, 0),
+        )
         if message:
             self.record.refuse(Refusal.FULL)
             raise QueueFull(
-                f"Exceeds maximum queue size: model {name} has {message}",
+                f"Exceeds maximum queue size: model {executor.model_name} has {message}",
                 self._retry_after_s(time.monotonic()),
             )
 
@@ -259,7 +256,7 @@ class Batcher:
                 again_s = self._retry_after_s(now_s)
                 for entry in late:
                     self._forget(entry)
-                    self._refuse(entry, _refusal(entry, now_s), again_s)
+                    self._refuse(entry, refusals.reason(entry, self.policy, now_s), again_s)
             else:
                 self._wake_at(step.until_s, now_s)
                 return
@@ -374,7 +371,11 @@ class Batcher:
     def _refuse(self, entry: Entry, refusal: Refusal, again_s: float = 0.0) -> None:
         """again_s: when its caller may try again."""
         self.record.refuse(refusal)
-        self._replies.answer(entry, self._error(refusal, again_s))
+        executor = self._executor
+        error = refusals.error(
+            refusal, executor.model_name, self.policy, executor.pending_requests, again_s
+        )
+        self._replies.answer(entry, error)
 
     def _retry_after_s(self, now_s: float) -> float:
         """How long what waits and what runs will take, for a caller that is refused."""
@@ -388,36 +389,6 @@ class Batcher:
         return backlog.retry_after_s(
             backlog.backlog_s(self._queue, self.policy, self.models, instances, running_s)
         )
-
-    def _error(self, refusal: Refusal, again_s: float) -> ServingError:
-        name = self._executor.model_name
-        if refusal is Refusal.CLOSED:
-            return ModelNotReady(name, UNLOADING)
-        if refusal is Refusal.UNREACHABLE:
-            target_ms = (self.policy.target_latency_s or 0.0) * 1e3
-            return QueueFull(
-                f"model {name} cannot answer within its target of {target_ms:g} ms: "
-                f"{self._executor.pending_requests} requests are waiting",
-                again_s,
-            )
-        return QueueTimeout(retry_after_s=again_s)
-
-
-def _limits(context: Context, queue: QueuePolicy) -> tuple[float, float]:
-    """When context's request expires, and by when it asks to be started; inf: never."""
-    if context.start_by_s is None:
-        return inf if context.deadline_s is None else context.deadline_s, inf
-    deadline_s = context.call_deadline_s
-    if queue.allows_timeout and not queue.may_run_late:
-        deadline_s = context.deadline_s
-    return inf if deadline_s is None else deadline_s, context.start_by_s
-
-
-def _refusal(entry: Entry, now_s: float) -> Refusal:
-    """entry was dropped: its own time is over, or the target's."""
-    context: Context = entry.item[1]
-    is_over = context.deadline_s is not None and context.deadline_s <= now_s
-    return Refusal.EXPIRED if is_over or entry.due_s == inf else Refusal.UNREACHABLE
 
 
 def _raise(error: BaseException) -> Any:

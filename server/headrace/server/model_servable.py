@@ -14,7 +14,7 @@ import contextvars
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -22,7 +22,7 @@ from headrace.http import in_task
 from headrace.server import backlog, hooks
 from headrace.server.batcher import Batcher
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy
-from headrace.server.errors import InferenceError, InvalidInput, QueueFull, QueueTimeout
+from headrace.server.errors import QueueFull, QueueTimeout
 from headrace.server.execution import (
     ALWAYS_INLINE,
     RECENT,
@@ -31,20 +31,18 @@ from headrace.server.execution import (
     Mode,
     QueueLimits,
 )
+from headrace.server.hook_messages import to_infer_request, to_response, to_specs, v1_body
 from headrace.server.hooks import InferenceVerb
-from headrace.server.infer_tensors import InferInput
-from headrace.server.infer_types import InferRequest, InferResponse
 from headrace.server.inline_trial import InlineTrial
 from headrace.server.memory import Usage
 from headrace.server.model import Model
 from headrace.server.model_batching import Batching
 from headrace.server.placement import Placement
-from headrace.server.predict_io import generate_uuid
 from headrace.server.protocol.parameters import priority
 from headrace.server.request import Context, Request, Response
 from headrace.server.settings import Isolation
 from headrace.server.shared_hooks import SharedHooks
-from headrace.server.tensor import Tensor, TensorSpec, to_datatype
+from headrace.server.tensor import TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -159,10 +157,10 @@ class ModelServable:
         return to_response(result, self.model.name)
 
     async def predict(self, payload: Any, context: Context) -> Any:
-        return _v1_body(await self._call(payload, context, InferenceVerb.PREDICT), context)
+        return v1_body(await self._call(payload, context, InferenceVerb.PREDICT), context)
 
     async def explain(self, payload: Any, context: Context) -> Any:
-        return _v1_body(await self._call(payload, context, InferenceVerb.EXPLAIN), context)
+        return v1_body(await self._call(payload, context, InferenceVerb.EXPLAIN), context)
 
     async def stop(self) -> None:
         """End the engine, the hooks that wait, and the model. Errors of its own are logged."""
@@ -311,94 +309,6 @@ class ModelServable:
                 "model engine failed", extra={"model": self.model.name}, exc_info=task.exception()
             )
             self.model.ready = False
-
-
-def to_infer_request(request: Request) -> InferRequest:
-    """request over the same buffers; an absent id is made here, so that hooks see the final one."""
-    inputs = [
-        InferInput.from_tensor(
-            tensor,
-            request.input_parameters.get(tensor.name),
-            is_text=not request.from_grpc,
-            is_nested=tensor.name in request.nested_inputs,
-            is_binary=tensor.name in request.binary_inputs,
-        )
-        for tensor in request.inputs
-    ]
-    request.id = request.id or generate_uuid()
-    return InferRequest(
-        request.model_name,
-        inputs,
-        request_id=request.id,
-        from_grpc=request.from_grpc,
-        parameters=request.parameters or None,
-        request_outputs=list(request.outputs) or None,
-        model_version=request.model_version or None,
-    )
-
-
-def to_response(result: Any, model_name: str) -> Response:
-    """A hook's V2 result. Raises InferenceError for one that is no V2 answer."""
-    if hasattr(result, "raw_output_contents"):  # a ModelInferResponse, whoever generated it
-        result = InferResponse.from_grpc(result)
-    elif isinstance(result, dict) and "outputs" in result:
-        result = InferResponse.from_rest(result)
-    if not isinstance(result, InferResponse):
-        raise InferenceError(
-            f"model {model_name} answered a V2 request with {_described(result)}; expected an "
-            "InferResponse, a dict with 'outputs' or a ModelInferResponse"
-        )
-    tensors: list[Tensor] = []
-    parameters: dict[str, Mapping[str, Any]] = {}
-    for output in result.outputs:
-        try:
-            tensors.append(output.to_tensor())
-        except InvalidInput as err:  # the model's mistake, not the caller's
-            raise InferenceError(f"model {model_name}: {err}") from err
-        kept = {k: v for k, v in (output.parameters or {}).items() if k != "binary_data_size"}
-        if kept:
-            parameters[output.name] = kept
-    return Response(
-        model_name,
-        tensors,
-        result.id or "",
-        result.model_version or "",
-        result.parameters or {},
-        parameters,
-    )
-
-
-def to_specs(types: Any, model_name: str) -> Sequence[TensorSpec]:
-    """Declared tensors of `get_input_types()`. Raises InvalidInput for a datatype there is not."""
-    at = f"model {model_name}: declared types"
-    return tuple(
-        TensorSpec(
-            str(entry["name"]),
-            to_datatype(str(entry["datatype"]), at),
-            tuple(int(dim) for dim in entry["shape"]),
-        )
-        for entry in types or ()
-    )
-
-
-def _v1_body(result: Any, context: Context) -> Any:
-    """What rest/ serialises: an InferResponse in V1 is its V2 body (contract §1.4)."""
-    if hasattr(result, "raw_output_contents"):
-        result = InferResponse.from_grpc(result)
-    if not isinstance(result, InferResponse):
-        return result
-    body, json_length = result.to_rest()
-    if json_length is None:
-        return {key: value for key, value in body.items() if value is not None}
-    context.response_headers["inference-header-content-length"] = str(json_length)
-    context.response_headers.setdefault("content-type", "application/octet-stream")
-    return body
-
-
-def _described(result: Any) -> str:
-    if isinstance(result, dict):
-        return f"a dict with the keys {sorted(map(str, result))}"
-    return f"a {type(result).__name__}"
 
 
 async def _awaited(value: Any) -> Any:
