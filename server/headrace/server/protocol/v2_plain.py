@@ -24,7 +24,7 @@ KEPT_BYTES = 8 << 20  # the parser that read a larger body is not kept, with its
 SMALL_BYTES = 16 << 10  # of a body; above, one pass over the numbers pays for its set-up
 PACKED = 64  # numbers that struct packs sooner than numpy is called
 LEVELS = 3  # of nesting in a plain request
-_FLOATS = {"FP32": Datatype.FP32, "FP64": Datatype.FP64}
+FLOATS = {"FP32": Datatype.FP32, "FP64": Datatype.FP64}
 
 
 class _Input(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,7 +39,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     id: str = ""
 
 
-_decoder = msgspec.json.Decoder(_Body)
+DECODER = msgspec.json.Decoder(_Body)
 
 
 def read(body: Buffer, model_name: str, version: str, limits: ParseLimits) -> Request | None:
@@ -49,20 +49,20 @@ def read(body: Buffer, model_name: str, version: str, limits: ParseLimits) -> Re
     if len(body) > SMALL_BYTES:
         return _read_large(bytes(body), model_name, version)
     try:
-        parsed = _decoder.decode(body)
+        parsed = DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     inputs = []
     for entry in parsed.inputs:
-        datatype = _FLOATS.get(entry.datatype)
+        datatype = FLOATS.get(entry.datatype)
         data, shape = entry.data, entry.shape
-        if datatype is None or not data or not _holds(shape, len(data)):
+        if datatype is None or not data or not holds(shape, len(data)):
             return None
-        array = _to_floats(data, datatype)
+        array = to_floats(data, datatype)
         if array is None:
             return None
         inputs.append(Tensor(entry.name, array.reshape(shape), datatype))
-    return _request(inputs, model_name, version, parsed.id)
+    return to_request(inputs, model_name, version, parsed.id)
 
 
 def _read_large(body: bytes, model_name: str, version: str) -> Request | None:
@@ -96,27 +96,27 @@ def _read_parsed(parser: Any, body: bytes, model_name: str, version: str) -> Req
         for entry in entries:
             if sorted(entry) != ["data", "datatype", "name", "shape"]:
                 return None
-            name, datatype = entry["name"], _FLOATS.get(entry["datatype"])
+            name, datatype = entry["name"], FLOATS.get(entry["datatype"])
             shape = list(entry["shape"])
             numbers = np.frombuffer(entry["data"].as_buffer(of_type="d"), np.float64)
-            if datatype is None or not isinstance(name, str) or not _holds(shape, numbers.size):
+            if datatype is None or not isinstance(name, str) or not holds(shape, numbers.size):
                 return None
-            array = _narrowed(numbers, datatype)
+            array = narrowed(numbers, datatype)
             if array is None:
                 return None
             inputs.append(Tensor(name, array.reshape(shape), datatype))
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, UnicodeDecodeError):
         return None  # not JSON, or of another form: v2_request.py says what is wrong
-    return _request(inputs, model_name, version, request_id)
+    return to_request(inputs, model_name, version, request_id)
 
 
-def _request(inputs: list[Tensor], model_name: str, version: str, given: str) -> Request | None:
+def to_request(inputs: list[Tensor], model_name: str, version: str, given: str) -> Request | None:
     if not inputs or (len(inputs) > 1 and len({each.name for each in inputs}) < len(inputs)):
         return None
     return Request(model_name, inputs, given, version)
 
 
-def _holds(shape: list[Any], count: int) -> bool:
+def holds(shape: list[Any], count: int) -> bool:
     """count elements are what shape, of at most eight sizes, needs."""
     for dim in shape:
         if type(dim) is not int or dim < 1:
@@ -124,9 +124,9 @@ def _holds(shape: list[Any], count: int) -> bool:
     return len(shape) <= 8 and math.prod(shape) == count
 
 
-def _to_floats(data: Sequence[float], datatype: Datatype) -> NDArray[Any] | None:
+def to_floats(data: Sequence[float], datatype: Datatype) -> NDArray[Any] | None:
     if len(data) > PACKED:
-        return _narrowed(np.array(data, np.float64), datatype)
+        return narrowed(np.array(data, np.float64), datatype)
     letter = "f" if datatype is Datatype.FP32 else "d"
     try:
         packed = struct.pack(f"<{len(data)}{letter}", *data)
@@ -135,7 +135,7 @@ def _to_floats(data: Sequence[float], datatype: Datatype) -> NDArray[Any] | None
     return np.frombuffer(packed, NUMPY[datatype])
 
 
-def _narrowed(numbers: NDArray[Any], datatype: Datatype) -> NDArray[Any] | None:
+def narrowed(numbers: NDArray[Any], datatype: Datatype) -> NDArray[Any] | None:
     """numbers in datatype; None where one is too large for it."""
     if datatype is Datatype.FP64:
         return numbers

@@ -1,8 +1,10 @@
 """V2 `infer`: tensors in JSON, in binary, or as one raw body (contract §2)."""
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 
+from headrace.http import in_task
 from headrace.server.dataplane import DataPlane
 from headrace.server.protocol import cloudevents, v2_rest
 from headrace.server.protocol.parameters import timeout_s
@@ -16,6 +18,7 @@ from headrace.server.rest.v1 import event_settings
 from headrace.server.settings import Settings
 
 PREFIXES = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+LARGE_BYTES = 1 << 20  # of JSON; more is read in a thread, while the loop answers others
 _LENGTH = v2_rest.LENGTH_HEADER.lower()
 
 
@@ -33,19 +36,33 @@ class V2:
         header = call.headers.get(_LENGTH)
         request: Request | None = None
         envelope: v2_rest.Envelope | None = None
-        if header is None:
+        is_large = False
+        if header is None and len(call.body) > LARGE_BYTES:
+            is_large = True
+            await in_task()
+            found = await asyncio.to_thread(
+                v2_rest.read_large, call.body, call.model, call.version, self._limits
+            )
+            request, envelope = (found, None) if isinstance(found, Request) else (None, found)
+        elif header is None:
             request = v2_rest.read_plain(call.body, call.model, call.version, self._limits)
             if request is None:
                 envelope = v2_rest.parse(call.body, None, self._limits)
         else:
             length = v2_rest.parse_json_length(header, len(call.body))
-            if length:
+            is_large = length > LARGE_BYTES
+            if is_large:
+                await in_task()
+                envelope = await asyncio.to_thread(v2_rest.parse, call.body, length, self._limits)
+            elif length:
                 envelope = v2_rest.parse(call.body, length, self._limits)
         model = await self._plane.ready_model(call.model, call.version)
         if envelope is not None:
-            request = v2_rest.to_request(
-                envelope, model.name, model.servable.inputs, self._limits, call.version
-            )
+            given = (envelope, model.name, model.servable.inputs, self._limits, call.version)
+            if is_large:
+                request = await asyncio.to_thread(v2_rest.to_request, *given)
+            else:
+                request = v2_rest.to_request(*given)
         elif request is None:
             request = v2_rest.raw_binary_request(
                 call.body, model.name, model.servable.inputs, call.version
