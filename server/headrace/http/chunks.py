@@ -4,7 +4,7 @@ import re
 
 from headrace.http.limits import Limits, Refusal, body_too_large, malformed, too_many_header_bytes
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
+_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,15})(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?")
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 MAX_OVERHEAD_BYTES = 1 << 16  # of framing beyond what it frames: each of its lines costs us time
 MAX_SIZE_LINE_BYTES = 4096  # extensions included, which nobody uses
