@@ -426,6 +426,29 @@ def test_a_client_that_goes_cancels_its_request(is_abrupt: bool, kind: Kind) -> 
 
 
 @on_each_loop
+@pytest.mark.parametrize("is_abrupt", [True, False], ids=["a reset", "an end of its half"])
+def test_a_client_that_goes_behind_what_it_pipelined_cancels_its_request(
+    is_abrupt: bool, kind: Kind
+) -> None:
+    """Reading is paused there, and the event loop sees nothing."""
+
+    async def run() -> None:
+        waits = Waits()
+        server = HttpServer(short_path=waits)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET * (2 * HELD_BYTES // len(GET)))
+            await until(lambda: bool(server.connections) and only(server).inflow.is_paused)
+            if is_abrupt:
+                client.abort()
+            else:
+                client.end()
+            await until(lambda: waits.events == ["entered /", "cancelled /"])
+            await until(lambda: not server.connections)
+
+    kind.run(run())
+
+
+@on_each_loop
 def test_a_client_that_goes_is_told_to_tornados_handler(kind: Kind) -> None:
     async def run() -> None:
         app = application()

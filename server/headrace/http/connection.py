@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
-        self.inflow = Inflow(self._transport)
+        self.inflow = Inflow(self._transport, self.abort)
         self.peer = transport.get_extra_info("peername")
         self._server.opened(self)
         self.expect_by(self._server.limits.header_timeout_s, self._intake.slow_head)
@@ -296,6 +296,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.state = CLOSED
         self._lingering = None
+        if self._transport is not None:
+            self.inflow.forget()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
         self._forget()

@@ -1,26 +1,64 @@
 """The flow of a connection's bytes: stopped where one side does not keep up."""
 
 import asyncio
+import select
+from collections.abc import Callable
+
+LOOK_S = 0.5  # between two looks at a client that may have gone
 
 
 class Inflow:
-    """pause() what a client sends, and resume() it. Both are idempotent."""
+    """pause() what a client sends, and resume() it. Both are idempotent.
 
-    __slots__ = ("_transport", "is_paused")
+    An event loop that does not read does not see a client go either: while paused, the socket is
+    asked, and gone() called. (What a client sent beyond its socket's buffers still hides its end.)
+    """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    __slots__ = ("_gone", "_timer", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, gone: Callable[[], None]) -> None:
         self._transport = transport
-        self.is_paused = False
+        self._gone = gone
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_paused(self) -> bool:
+        return self._timer is not None
 
     def pause(self) -> None:
-        if not self.is_paused:
-            self.is_paused = True
+        if self._timer is None:
             self._transport.pause_reading()
+            self._look_later()
 
     def resume(self) -> None:
-        if self.is_paused:
-            self.is_paused = False
+        if self._timer is not None:
+            self.forget()
             self._transport.resume_reading()
+
+    def forget(self) -> None:
+        """The connection is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        socket = self._transport.get_extra_info("socket")
+        if socket is not None and has_hung_up(socket.fileno()):
+            self._gone()
+        else:
+            self._look_later()
+
+
+def has_hung_up(fd: int) -> bool:
+    """The other side of socket fd has ended its half, or reset the connection."""
+    if fd < 0:
+        return True
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))  # Linux; elsewhere only both halves count
+    return bool(poll.poll(0))
 
 
 class Outflow:
