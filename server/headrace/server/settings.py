@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = False
     max_batch_size: Annotated[
         int | None,
-        doc("rows of a batch; 0 or 1: none; default: what pays, where it is safe, and no custom Model"),
+        doc("rows of a batch; 0 or 1: none; default: what pays where safe, no custom Model"),
     ] = None
     max_batch_delay_ms: Annotated[
         float, doc("milliseconds a request may wait for company; 0: only while instances are busy")
