@@ -242,6 +242,67 @@ def test_what_comes_behind_the_end_is_dropped_for_so_long() -> None:
     asyncio.run(run())
 
 
+class Refuses:
+    """A short path that wants no body."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def begin(self, exchange: Exchange) -> bool:
+        exchange.takes_body = False
+        return True
+
+    def finish(self, exchange: Exchange) -> None:
+        self.bodies.append(bytes(exchange.body))
+        exchange.respond(404, [])
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        pytest.param(POST % 9 + b"123456789" + LAST, 2, id="a short one is dropped"),
+        pytest.param(POST % 60_000 + bytes(60_000) + LAST, 2, id="one of several pieces too"),
+        pytest.param(POST % 70_000, 1, id="a long one is not waited for"),
+        pytest.param(POST % 4_000_000 + bytes(4_000_000), 1, id="a long one may come"),
+        pytest.param(CODED, 1, id="one of unknown length is not waited for"),
+    ],
+)
+def test_a_body_nobody_takes_is_not_kept(sent: bytes, answers: int, kind: Kind) -> None:
+    async def run() -> None:
+        refuses = Refuses()
+        async with serving(HttpServer(short_path=refuses)) as served:
+            received = replies(await talk(served.port, sent))
+        assert [reply.status for reply in received] == [404] * answers
+        assert received[-1].header("connection") == "close"
+        assert refuses.bodies == [b""] * answers
+
+    kind.run(run())
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    ("begun", "interim"),
+    [pytest.param(b"", (100,), id="asked"), pytest.param(b"abc", (), id="begun already")],
+)
+def test_a_body_is_asked_for_unless_it_has_begun(
+    begun: bytes, interim: tuple[int, ...], kind: Kind
+) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+
+    async def run() -> None:
+        server, recorder = recording(Limits())
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(head + begun)
+            await until(lambda: bool(recorder.begun))
+            await client.send(b"abcde"[len(begun) :])
+            reader = ReplyReader()
+            await client.read_replies(reader, 1)
+        assert [(reply.status, reply.interim) for reply in reader.replies] == [(200, interim)]
+
+    kind.run(run())
+
+
 @on_each_loop
 def test_an_idle_connection_is_closed_in_silence(kind: Kind) -> None:
     async def run() -> None:

@@ -266,11 +266,6 @@ BODIES = [
         text(b"error 405", 405),
     ),
     one(
-        "Expect: 100-continue",
-        request("POST", "/echo", "Expect: 100-continue", body=b"abc"),
-        Said(200, echoed("POST", body="abc").body, interim=(100,)),
-    ),
-    one(
         "Expect: 100-continue, refused before the body",
         request("POST", "/upload?early=1", "Expect: 100-continue", "Content-Length: 3"),
         text(b"not you", 403),

@@ -67,6 +67,26 @@ class Streamed:
         return at + len(piece)
 
 
+class Dropped:
+    """size bytes that nobody takes."""
+
+    __slots__ = ("_left",)
+    content = b""
+    is_held_up = False
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    @property
+    def is_whole(self) -> bool:
+        return not self._left
+
+    def feed(self, data: bytes, at: int) -> int:
+        count = min(self._left, len(data) - at)
+        self._left -= count
+        return at + count
+
+
 class Chunked:
     """Chunks; their content goes to receiver, else it is kept."""
 

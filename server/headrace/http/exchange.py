@@ -32,6 +32,7 @@ class Exchange:
 
     aligned_at: the offset in a body that should begin at an aligned address, where it is large
     enough to get a buffer of its own; set it when the head has come.
+    takes_body: False: the body is not kept, and not waited for where it is long; set it likewise.
     closes: the connection ends with this answer; set it before answering.
     """
 
@@ -56,6 +57,7 @@ class Exchange:
         "on_gone",
         "started_ns",
         "state",
+        "takes_body",
         "target",
         "version",
     )
@@ -71,6 +73,7 @@ class Exchange:
         self.body_length = head.body_length
         self.body: Buffer = b""
         self.aligned_at = 0
+        self.takes_body = True
         self.closes = False
         self.is_unread = True  # some of the body is still to come
         self.has_started = False  # the answer
@@ -198,7 +201,7 @@ class Exchange:
             callback()
 
     def _connection_line(self) -> str:
-        if self.closes or not self.connection.keeps_alive:
+        if self.closes or self.is_unread or not self.connection.keeps_alive:
             self.closes = True
             return "Connection: close\r\n"
         return "Connection: keep-alive\r\n" if self.version == "HTTP/1.0" else ""

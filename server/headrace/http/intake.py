@@ -8,7 +8,7 @@ thus holds no buffer and no parser. state.py draws the order of things.
 from typing import TYPE_CHECKING
 
 from headrace.http import limits as refusals
-from headrace.http.body import Chunked, KnownBody, Receiver, Sink, Streamed
+from headrace.http.body import Chunked, Dropped, KnownBody, Receiver, Sink, Streamed
 from headrace.http.chunks import ChunkReader
 from headrace.http.exchange import Buffer, Exchange
 from headrace.http.head import CHUNKED, HeadReader, RequestHead
@@ -23,6 +23,7 @@ PREFACE = b"PRI * HTTP/2.0"  # how an HTTP/2 client with prior knowledge begins
 HELD_BYTES = 1 << 16  # of pipelined requests, or of a body nobody takes: more, and reading stops
 FRESH, HEAD, DECIDING = State.FRESH, State.HEAD, State.DECIDING
 BODY, HELD_UP, ANSWERING = State.BODY, State.HELD_UP, State.ANSWERING
+DROPPED_BYTES = 1 << 16  # of a body nobody takes; a longer one costs its connection
 BETWEEN = (State.WAITING, HEAD, FRESH)  # requests, or in the head of one
 OVER = (State.LINGERING, State.CLOSED)
 
@@ -107,7 +108,7 @@ class Intake:
             connection.state = BODY
         elif connection.state is DECIDING:
             try:
-                self._begin_body()
+                self._begin_body(bool(self.held))
             except Refusal as refusal:
                 connection.refuse(refusal)
                 return
@@ -138,7 +139,7 @@ class Intake:
         if reader is None:
             head, text = self._server.heads.find(data, at)
             if head is not None:
-                self._begin(head)
+                self._begin(head, at + len(text) < len(data))
                 return at + len(text)
             reader = self.reader = self._server.reader()
             if connection.state is not FRESH:  # whose time began with the connection
@@ -152,11 +153,11 @@ class Intake:
         self._server.give_back(reader)
         if text and at == begun_at + len(text):  # else empty lines stood before it
             self._server.heads.add(text, head)
-        self._begin(head)
+        self._begin(head, at < len(data))
         return at
 
-    def _begin(self, head: RequestHead) -> None:
-        """A head is complete."""
+    def _begin(self, head: RequestHead, is_followed: bool) -> None:
+        """A head is complete. is_followed: more has come."""
         connection, server = self._connection, self._server
         length = head.body_length
         connection.state = ANSWERING  # what comes meanwhile is held
@@ -172,9 +173,9 @@ class Intake:
         elif self._receiver is not None and not self._receiver.is_ready:
             connection.state = DECIDING
         else:
-            self._begin_body()
+            self._begin_body(is_followed)
 
-    def _begin_body(self) -> None:
+    def _begin_body(self, has_begun: bool) -> None:
         """The application has seen the head: it may have answered, or set a limit of its own."""
         connection = self._connection
         exchange = connection.exchange
@@ -182,11 +183,16 @@ class Intake:
         length, most = exchange.body_length, exchange.max_body_bytes
         if most and length > most:
             raise refusals.body_too_large(f"the body has {length} bytes", most)
+        if not exchange.takes_body and (length == CHUNKED or length > DROPPED_BYTES):
+            self._server.finish(exchange)  # the rest is dropped behind the answer
+            return
         expects = exchange.headers.get("expect", "").lower() == "100-continue"
-        if expects and exchange.version == "HTTP/1.1":
+        if expects and not has_begun and exchange.version == "HTTP/1.1":
             exchange.proceed()
         if length == CHUNKED:
             self._sink = Chunked(ChunkReader(most, self._server.limits), self._receiver)
+        elif not exchange.takes_body:
+            self._sink = Dropped(length)
         elif self._receiver is not None:
             self._sink = Streamed(length, self._receiver)
         connection.state = BODY

@@ -183,13 +183,27 @@ def chunks(*parts: bytes) -> bytes:
             id="two ways to say where the body ends",
         ),
         pytest.param(
+            b"POST /v2/models/no/infer HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\n"
+            b"Content-Length: 900\r\n\r\n",
+            404,
+            "Model with name no does not exist.",
+            id="a body that waits, for a model that is not there",
+        ),
+        pytest.param(
+            b"POST /nowhere HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n",
+            404,
+            "Not Found",
+            id="a body without end, for nobody",
+        ),
+        pytest.param(
             b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: rot13\r\n\r\n",
             400,
             "malformed HTTP request: Transfer-Encoding is not supported; send chunked",
             id="an unknown transfer coding",
         ),
         pytest.param(
-            b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: t\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
             400,
             "malformed HTTP request: the chunks of the body are broken",
             id="a broken chunk",

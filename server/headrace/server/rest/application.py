@@ -3,10 +3,11 @@
 from headrace.http import Breach, Exchange, Refusal
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
+from headrace.server.errors import ServingError
 from headrace.server.protocol.encoded import JSON
 from headrace.server.protocol.json_text import dumps
 from headrace.server.protocol.v2_binary import LENGTH_HEADER
-from headrace.server.rest import access_log, exchange
+from headrace.server.rest import access_log, errors, exchange
 from headrace.server.rest.answer import Answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.documents import Documents
@@ -21,6 +22,7 @@ from headrace.server.rest.v2 import V2
 from headrace.server.settings import Settings
 
 LENGTH = LENGTH_HEADER.lower()
+INFERENCE = ("/v1/models/{model}", "/v2/models/{model}")
 FLAGS = {
     Breach.HEADER_BYTES: "max_header_bytes",
     Breach.HEADERS: "max_headers",
@@ -79,10 +81,24 @@ class Application:
         length = given.headers.get(LENGTH)
         if length is not None and length.isascii() and length.isdigit() and len(length) < 10:
             given.aligned_at = int(length)  # the first tensor is then a view of the body
-        if isinstance(found, Answer) and "expect" in given.headers:
-            given.closes = True
-            exchange.send(given, found)
+        given.takes_body = isinstance(found, Match)
+        if "expect" in given.headers:
+            refused = found if isinstance(found, Answer) else self._unknown(found)
+            if refused is not None:
+                given.closes = True
+                exchange.send(given, refused)
         return True
+
+    def _unknown(self, match: Match) -> Answer | None:
+        """The answer to an inference on a model that is not there."""
+        names = match.names
+        if "model" not in names or not match.route.template.startswith(INFERENCE):
+            return None
+        try:
+            self._plane.repository.find(names["model"], names.get("version", ""))
+        except ServingError as err:
+            return errors.to_answer(err)
+        return None
 
     def finish(self, given: Exchange) -> None:
         given.run(exchange.run(given, given.state, self))
