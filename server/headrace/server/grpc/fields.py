@@ -76,5 +76,5 @@ async def inflated(message: Buffer, coding: str, most: int) -> bytes:
 
 
 def status_text(details: str) -> str:
-    """The value of `grpc-message`."""
-    return quote(details, safe=_SAFE)
+    """The value of `grpc-message`; a model's text may hold what UTF-8 cannot say."""
+    return quote(details, safe=_SAFE, errors="replace")
