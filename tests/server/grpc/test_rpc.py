@@ -49,6 +49,27 @@ def test_an_error_that_utf_8_cannot_say_ends_the_call_all_the_same(
     run(work)
 
 
+def test_a_streams_message_may_be_longer_than_its_window() -> None:
+    async def sizes(messages: Any, rpc: Rpc) -> None:
+        async for message in messages:
+            await rpc.write(str(len(message)).encode())
+
+    async def work() -> None:
+        client = Client(Grpc(Method(sizes, streams_requests=True)))
+        client.h2.send_headers(1, CALL)
+        rest = struct.pack(">BI", 0, 5000) + bytes(5000) + struct.pack(">BI", 0, 3) + b"abc"
+        for _ in range(20):
+            await settled(client)
+            now = min(client.h2.local_flow_control_window(1), 700)
+            client.h2.send_data(1, rest[:now])
+            rest = rest[now:]
+        await settled(client)
+        assert not rest
+        assert client.content(1) == b"\0\0\0\0\x045000" + b"\0\0\0\0\x013"
+
+    run(work)
+
+
 async def settled(client: Client) -> None:
     for _ in range(5):
         await client.exchange()

@@ -73,6 +73,7 @@ class Rpc:
         "_messages",
         "_method",
         "_owner",
+        "_returned",
         "_stream",
         "_timer",
         "_trailing",
@@ -94,6 +95,7 @@ class Rpc:
         self._held = bytearray()  # of a message that has not come whole
         self._messages: deque[tuple[int, Buffer]] = deque()  # whether compressed, and what
         self._unread: deque[int] = deque()  # bytes on the wire of each
+        self._returned = 0  # bytes of the held message the client may send again already
         self._input_is_over = False
         self._arrived: asyncio.Event | None = None
         stream.on_data = self._received
@@ -143,6 +145,7 @@ class Rpc:
             self._arrived = asyncio.Event()
             await self._arrived.wait()
         self._stream.consumed(self._unread.popleft())
+        self._return_held()
         return await self._read()
 
     # The server's calls
@@ -258,10 +261,17 @@ class Rpc:
             return
         self._input_is_over = is_last
         if is_stream:
+            self._return_held()
             if self._arrived is not None:
                 self._arrived.set()
         elif is_last:
             self._start()
+
+    def _return_held(self) -> None:
+        """A message may be longer than the window: its rest comes where no other waits."""
+        if not self._messages and len(self._held) > self._returned:
+            self._stream.consumed(len(self._held) - self._returned)
+            self._returned = len(self._held)
 
     def _take(self, piece: bytes) -> None:
         """Cut piece, behind what is held, into messages. Raises PayloadTooLarge."""
@@ -276,7 +286,8 @@ class Rpc:
             if end > size:
                 break
             self._messages.append((is_compressed, _cut(data, at + PREFIX.size, end)))
-            self._unread.append(PREFIX.size + length)
+            self._unread.append(PREFIX.size + length - self._returned)
+            self._returned = 0
             at = end
         if at or data is piece:  # never in place: a message may be a view of what was held
             self._held = bytearray(memoryview(data)[at:])
