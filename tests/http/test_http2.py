@@ -472,6 +472,20 @@ def test_a_stream_whose_window_is_too_large_ends_alone() -> None:
     run(work)
 
 
+def test_a_stream_that_sends_over_its_window_ends_alone() -> None:
+    async def work() -> None:
+        server = Server()
+        server.reads = False
+        piece = pack(Kind.DATA, 0, 1, bytes(16_384))
+        server.connection.data_received(HELLO + OPEN + 50 * piece)
+        ended = pack(Kind.RST_STREAM, 0, 1, struct.pack(">I", Code.FLOW_CONTROL_ERROR))
+        assert ended in server.socket.written
+        assert (server.reset, server.socket.is_closed) == ([1], False)
+        assert len(server.bodies[1]) <= frames.DEFAULT_WINDOW
+
+    run(work)
+
+
 def test_unknown_frames_priorities_and_padding_are_borne() -> None:
     async def work() -> None:
         server = Server()

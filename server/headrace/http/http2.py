@@ -274,6 +274,11 @@ class Http2Connection(asyncio.Protocol):
         )
         if not size and not is_last:
             self._count_control()
+        stream.receive_window -= size
+        if stream.receive_window < 0:
+            self._count_reset()
+            self._end_stream(stream, Code.FLOW_CONTROL_ERROR)
+            return
         if len(piece) < size:
             stream.consumed(size - len(piece))
         stream.is_remote_over = is_last
@@ -412,9 +417,7 @@ class Http2Connection(asyncio.Protocol):
         stream.send_window += more
         if not more or stream.send_window > frames.MAX_WINDOW:
             self._count_reset()
-            self._take_back(stream)
-            stream.is_reset = False
-            stream.reset(Code.FLOW_CONTROL_ERROR if more else Code.PROTOCOL_ERROR)
+            self._end_stream(stream, Code.FLOW_CONTROL_ERROR if more else Code.PROTOCOL_ERROR)
         else:
             stream.flush()
 
@@ -447,6 +450,12 @@ class Http2Connection(asyncio.Protocol):
         callback, stream.on_reset = stream.on_reset, None
         if callback is not None:
             callback()
+
+    def _end_stream(self, stream: Stream, code: Code) -> None:
+        """The client broke the protocol on this stream alone."""
+        self._take_back(stream)
+        stream.is_reset = False
+        stream.reset(code)
 
     def _break_off(self, err: Broken) -> None:
         self._out.append(frames.pack_goaway(self._last_stream, err.code, str(err)))

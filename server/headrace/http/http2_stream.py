@@ -35,6 +35,7 @@ class Stream:
         "is_reset",
         "on_data",
         "on_reset",
+        "receive_window",
         "send_window",
         "state",
         "unread",
@@ -49,6 +50,8 @@ class Stream:
         self.on_reset: Callable[[], None] | None = None
         self.state: Any = None  # the application's own
         self.send_window = send_window
+        # Until a client has read our settings it may send what HTTP/2 allows without them.
+        self.receive_window = max(connection.limits.max_window_bytes, frames.DEFAULT_WINDOW)
         self.is_remote_over = False
         self.is_local_over = False
         self.is_reset = False
@@ -115,6 +118,7 @@ class Stream:
         connection = self.connection
         if self._received >= connection.limits.max_window_bytes // 2 and not self.is_remote_over:
             connection.write(frames.pack_window_update(self.id, self._received))
+            self.receive_window += self._received
             self._received = 0
 
     def reset(self, code: Code) -> None:
