@@ -486,6 +486,24 @@ def test_a_stream_that_sends_over_its_window_ends_alone() -> None:
     run(work)
 
 
+def test_a_client_that_asks_on_and_reads_no_answers_is_cut() -> None:
+    async def work() -> None:
+        server = Server()
+        server.connection.data_received(HELLO)
+        server.connection.pause_writing()
+        for number in range(1, 100_000, 2):
+            if server.socket.is_closed:
+                break
+            asked = pack(Kind.HEADERS, frames.END_HEADERS | 1, number, to_block(ASKED))
+            server.connection.data_received(asked)
+            server.streams.pop().send_trailers(to_block([("n", "x" * 500)]))
+            await asyncio.sleep(0)
+        assert server.socket.is_closed
+        assert len(server.socket.written) < 2 << 20
+
+    run(work)
+
+
 def test_unknown_frames_priorities_and_padding_are_borne() -> None:
     async def work() -> None:
         server = Server()

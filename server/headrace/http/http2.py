@@ -20,6 +20,7 @@ from headrace.http.http2_stream import Stream
 WATCH_S = 10.0  # over which abuse is counted
 MAX_RESETS = 2000  # streams taken back or refused
 MAX_CONTROL = 5000  # pings, settings and empty frames
+MAX_UNTAKEN_BYTES = 1 << 20  # of frames no window holds back, for a client that reads nothing
 HEADROOM = 4  # times the headers that are allowed are read, so that their stream alone is refused
 
 
@@ -70,6 +71,7 @@ class Http2Connection(asyncio.Protocol):
         self._out: list[Buffer] = []
         self._is_reading = False
         self._is_paused = False  # the transport's buffer is full
+        self._untaken = 0  # bytes written since
         self._resets = 0
         self._control = 0
         self._counted_from_s = 0.0
@@ -132,7 +134,7 @@ class Http2Connection(asyncio.Protocol):
         self._closed(self)
 
     def pause_writing(self) -> None:
-        self._is_paused = True
+        self._is_paused, self._untaken = True, 0
 
     def resume_writing(self) -> None:
         self._is_paused = False
@@ -467,8 +469,16 @@ class Http2Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         out, self._out = self._out, []
-        if out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if not out or self._transport is None or self._transport.is_closing():
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        if self._is_paused:
+            self._untaken += len(data)
+            if self._untaken > MAX_UNTAKEN_BYTES:
+                self._is_closed = True
+                self.abort()
+                return
+        self._transport.write(data)
 
 
 _TAKE: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {
