@@ -504,6 +504,18 @@ def test_a_client_that_asks_on_and_reads_no_answers_is_cut() -> None:
     run(work)
 
 
+def test_trailers_that_cross_an_early_answer_leave_the_connection() -> None:
+    async def work() -> None:
+        server = Server()
+        server.connection.data_received(HELLO + OPEN)
+        server.answer(server.streams[0])
+        crossed = pack(Kind.HEADERS, frames.END_HEADERS | 1, 1, to_block([("n", "v")]))
+        server.connection.data_received(crossed)
+        assert not server.socket.is_closed
+
+    run(work)
+
+
 def test_unknown_frames_priorities_and_padding_are_borne() -> None:
     async def work() -> None:
         server = Server()

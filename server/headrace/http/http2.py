@@ -322,6 +322,8 @@ class Http2Connection(asyncio.Protocol):
         if not number % 2:
             raise Broken(Code.PROTOCOL_ERROR, f"stream {number} is not a client's")
         if number <= self._last_stream:
+            if is_last:
+                return  # trailers, on their way before the client knew that we had answered
             raise Broken(Code.STREAM_CLOSED, f"headers of stream {number} after its end")
         self._last_stream = number
         if len(self.streams) >= self.limits.max_streams or self._is_going:
