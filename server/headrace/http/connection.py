@@ -176,7 +176,10 @@ class Connection(asyncio.BufferedProtocol):
         exchange.closes = True
         exchange.is_unread = True
         kind, body = self._server.render(refusal)
-        exchange.respond(refusal.status, [("Content-Type", kind)], [body])
+        headers = [("Content-Type", kind)]
+        if refusal.status == 503:
+            headers.append(("Retry-After", "1"))
+        exchange.respond(refusal.status, headers, [body])
 
     # The server's calls
 

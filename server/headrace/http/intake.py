@@ -13,6 +13,7 @@ from headrace.http.chunks import ChunkReader
 from headrace.http.exchange import Buffer, Exchange
 from headrace.http.head import CHUNKED, HeadReader, RequestHead
 from headrace.http.limits import Refusal
+from headrace.http.receiving import SMALL_BYTES
 from headrace.http.state import NEVER, State
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class Intake:
     held: bytes that are not to be read yet.
     """
 
-    __slots__ = ("_connection", "_is_reading", "_receiver", "_server", "_sink", "body", "held",
-                 "reader")  # fmt: skip
+    __slots__ = ("_connection", "_counted_bytes", "_is_reading", "_receiver", "_server", "_sink",
+                 "body", "held", "reader")  # fmt: skip
 
     def __init__(self, connection: "Connection", server: "HttpServer") -> None:
         self._connection = connection
         self._server = server
+        self._counted_bytes = 0  # of this body, where it is kept
         self._is_reading = False  # `go` is on the stack
         self._receiver: Receiver | None = None
         self._sink: Sink | None = None  # None: a short body, or a known one
@@ -52,6 +54,11 @@ class Intake:
         body = self.body
         if body is None:
             self.go(bytes(self._server.received[:count]))
+            return
+        try:
+            self._count(count)
+        except Refusal as refusal:
+            self._connection.refuse(refusal)
             return
         body.came(count)
         if body.is_whole:
@@ -124,6 +131,15 @@ class Intake:
 
     def drop_body(self) -> None:
         self._receiver = self._sink = self.body = None
+        if self._counted_bytes:
+            self._server.receiving.release(self._counted_bytes)
+            self._counted_bytes = 0
+
+    def _count(self, count: int) -> None:
+        """count bytes more of a body that is kept until it is whole. Raises Refusal."""
+        self._server.receiving.check(count, self._counted_bytes)
+        self._server.receiving.take(count)
+        self._counted_bytes += count
 
     def _speaks_http1(self, data: bytes) -> bool:
         """False: it is another's by now, or its first bytes leave it open."""
@@ -195,6 +211,8 @@ class Intake:
             self._sink = Dropped(length)
         elif self._receiver is not None:
             self._sink = Streamed(length, self._receiver)
+        elif length > SMALL_BYTES:
+            self._server.receiving.check(length)
         connection.state = BODY
         self._expect_more()
 
@@ -207,6 +225,7 @@ class Intake:
             if end <= len(data):
                 self._complete(data[at:end])
                 return end
+            self._count(len(data) - at)
             self.body = KnownBody(exchange.body_length, exchange.aligned_at)
             self.body.take(data[at:])  # the rest lands where it stays
             self._expect_more()
@@ -214,6 +233,7 @@ class Intake:
         at = sink.feed(data, at)
         if connection.exchange is not exchange:  # it has answered
             return len(data)
+        self._count(len(sink.content) - self._counted_bytes)
         if sink.is_whole:
             self._complete(sink.content)
         else:

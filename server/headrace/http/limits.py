@@ -18,6 +18,7 @@ class Limits:
     body_idle_timeout_s: float = 30.0  # between two pieces of a body
     keep_alive_s: float = 65.0  # between two requests
     write_idle_timeout_s: float = 60.0  # an answer of which the client takes nothing
+    max_receiving_bytes: int = 0  # of all bodies that are coming in
 
 
 class Breach(StrEnum):
@@ -27,6 +28,7 @@ class Breach(StrEnum):
     HEADER_BYTES = "header bytes"
     HEADERS = "headers"
     BODY_BYTES = "body bytes"
+    RECEIVING_BYTES = "bytes of all bodies"
     HEADER_TIMEOUT = "header timeout"
     BODY_TIMEOUT = "body timeout"
     NONE = "none"  # it is the application that failed
@@ -76,6 +78,12 @@ def too_many_headers(count: int, limits: Limits) -> Refusal:
 def body_too_large(what: str, most: int) -> Refusal:
     """what: "the body has 1001 bytes", or "… more than 1000 bytes" while it is still coming."""
     return Refusal(413, Breach.BODY_BYTES, f"{what}, the limit is {most} bytes", most)
+
+
+def too_many_body_bytes(total: int, most: int) -> Refusal:
+    """Of all clients together."""
+    text = f"{total} bytes of other request bodies are coming in, the limit is {most}; try again"
+    return Refusal(503, Breach.RECEIVING_BYTES, text, most)
 
 
 def slow_head(limits: Limits) -> Refusal:

@@ -17,6 +17,7 @@ from headrace.http.connection import Connection
 from headrace.http.exchange import Exchange
 from headrace.http.head import HeadReader, KnownHeads
 from headrace.http.limits import Limits, Render, render
+from headrace.http.receiving import Receiving
 
 if TYPE_CHECKING:
     from tornado.httputil import HTTPServerConnectionDelegate
@@ -59,6 +60,7 @@ class HttpServer:
         http2: Callable[[asyncio.Transport, bytes], None] | None = None,
     ) -> None:
         self.limits = limits
+        self.receiving = Receiving(limits.max_receiving_bytes)
         self.render = render
         self.http2 = http2
         self.received = memoryview(bytearray(RECEIVE_BYTES))

@@ -154,6 +154,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     settings_file: Annotated[str | None, doc("YAML or JSON file of these settings")] = None
     # Ours: limits, 0 = none (contract §8)
     max_body_bytes: Annotated[int, doc("request body, also after decompression")] = 1 << 30
+    max_receiving_bytes: Annotated[
+        int | None,
+        doc(
+            "bodies coming in over HTTP, per worker; default: half its memory limit, if it has one"
+        ),
+    ] = None
     max_header_bytes: Annotated[int, doc("all request headers")] = 64 << 10
     max_headers: Annotated[int, doc("number of request headers")] = 100
     header_timeout_s: Annotated[float, doc("seconds to receive the headers")] = 10.0

@@ -27,6 +27,7 @@ FLAGS = {
     Breach.HEADER_BYTES: "max_header_bytes",
     Breach.HEADERS: "max_headers",
     Breach.BODY_BYTES: "max_body_bytes",
+    Breach.RECEIVING_BYTES: "max_receiving_bytes",
     Breach.HEADER_TIMEOUT: "header_timeout_s",
     Breach.BODY_TIMEOUT: "body_idle_timeout_s",
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from headrace.http import HttpServer, Limits
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
+from headrace.server.memory import container_limit_bytes
 from headrace.server.ports import bind, tls_context
 from headrace.server.rest.application import Application, render
 from headrace.server.settings import Settings
@@ -59,8 +60,19 @@ def limits(settings: Settings) -> Limits:
         max_header_bytes=settings.max_header_bytes,
         max_headers=settings.max_headers,
         max_body_bytes=settings.max_body_bytes,
+        max_receiving_bytes=receiving_bytes(settings),
         header_timeout_s=settings.header_timeout_s,
         body_idle_timeout_s=settings.body_idle_timeout_s,
         keep_alive_s=settings.timeout_keep_alive,
         write_idle_timeout_s=settings.write_idle_timeout_s,
     )
+
+
+def receiving_bytes(settings: Settings) -> int:
+    """Half of what a worker may use: models need the rest. 0 without a limit of memory."""
+    if settings.max_receiving_bytes is not None:
+        return settings.max_receiving_bytes
+    limit = settings.memory_limit_bytes
+    if limit is None:
+        limit = container_limit_bytes()
+    return limit // settings.workers // 2
