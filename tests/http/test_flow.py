@@ -654,6 +654,17 @@ def test_tls(tmp_path: Path, kind: Kind) -> None:
     kind.run(run())
 
 
+@on_each_loop
+def test_a_tls_handshake_has_the_time_of_a_head(tmp_path: Path, kind: Kind) -> None:
+    async def run() -> None:
+        server, recorder = recording(LIMITS)
+        async with serving(server, Authority(tmp_path).server_context()) as served:
+            assert await talk(served.port, b"\x16\x03") == b""
+        assert recorder.begun == []
+
+    kind.run(run())
+
+
 class Named(Recorder):
     """Answers with the name in its client's certificate."""
 

@@ -81,8 +81,14 @@ class HttpServer:
         """Accept on bound sockets, TCP or Unix."""
         loop = asyncio.get_running_loop()
         for each in sockets:
+            handshake_s = (self.limits.header_timeout_s or None) if tls else None
             self._servers.append(
-                await loop.create_server(lambda: Connection(self), sock=each, ssl=tls)
+                await loop.create_server(
+                    lambda: Connection(self),
+                    sock=each,
+                    ssl=tls,
+                    ssl_handshake_timeout=handshake_s,
+                )
             )
 
     def close(self) -> None:
