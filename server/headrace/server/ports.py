@@ -59,14 +59,29 @@ def _listening(
 
 
 def bind_unix(path: str) -> socket.socket:
-    """A socket that only this user may connect to; a left-over one is replaced."""
+    """A socket that only this user may connect to; a left-over one is replaced, one in use is not.
+
+    Raises OSError.
+    """
     where = Path(path)
     if where.exists() and not where.is_socket():
         raise OSError(f"cannot listen on --host {UNIX}{path}: it exists and is not a socket")
+    if where.is_socket() and _answers(path):
+        raise OSError(f"cannot listen on --host {UNIX}{path}: another server listens there")
     try:
         return bind_unix_socket(path, mode=0o600, backlog=BACKLOG)
     except OSError as err:
         raise OSError(f"cannot listen on --host {UNIX}{path}: {err}") from err
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(1.0)
+        try:
+            asked.connect(path)
+        except OSError as err:
+            return isinstance(err, TimeoutError)  # its backlog is full
+    return True
 
 
 def tls_context(settings: Settings, protocols: Sequence[str]) -> ssl.SSLContext | None:

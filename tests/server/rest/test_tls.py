@@ -114,6 +114,20 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_unix_socket_goes_with_its_server_and_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.sock"
+
+    async def run() -> None:
+        async with running(*usual(), host=f"unix:{path}"):
+            with pytest.raises(OSError, match="another server listens there"):
+                async with running(*usual(), host=f"unix:{path}"):
+                    pass
+            assert path.is_socket()
+        assert not path.exists()
+
+    asyncio.run(run())
+
+
 def test_what_lies_where_the_socket_should(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")

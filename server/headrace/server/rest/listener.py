@@ -7,6 +7,7 @@ TLS it is offered last, to clients that speak nothing else: here it carries gRPC
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 from headrace.http import HttpServer, Limits
 from headrace.server.control import Control
@@ -26,6 +27,7 @@ class RestListener:
         self, plane: DataPlane, control: Control, settings: Settings, http2: TakeOver | None = None
     ) -> None:
         self.settings = settings
+        self._path: Path | None = None  # of a Unix socket
         self.application = Application(plane, control, settings)
         self.http = HttpServer(
             short_path=self.application, limits=limits(settings), render=render, http2=http2
@@ -40,6 +42,7 @@ class RestListener:
         sockets = bind(self.settings, self.settings.http_port, "HTTP", "--http_port")
         await self.http.serve(sockets, tls)
         if sockets[0].family is socket.AF_UNIX:
+            self._path = Path(sockets[0].getsockname())
             return 0
         port: int = sockets[0].getsockname()[1]
         return port
@@ -49,6 +52,9 @@ class RestListener:
 
         grace_s None: the settings' grace period. Idempotent.
         """
+        path, self._path = self._path, None
+        if path is not None:
+            path.unlink(missing_ok=True)  # while it is ours: a successor may take it from now on
         if not await self.http.drain(self.settings.grace_period if grace_s is None else grace_s):
             self.application.is_stopping = True
             await self.http.cancel()
