@@ -17,7 +17,8 @@ import pytest
 from headrace.http import frames
 from headrace.http.frames import Code, Kind, pack
 from headrace.http.header_blocks import to_block
-from headrace.http.http2 import MAX_CONTROL, MAX_RESETS, Http2Connection, Http2Limits
+from headrace.http.http2 import Http2Connection, Http2Limits
+from headrace.http.http2_abuse import MAX_CONTROL, MAX_RESETS
 from headrace.http.http2_stream import Stream
 
 ASKED = [(":method", "POST"), (":path", "/a"), (":scheme", "http"), (":authority", "t")]
@@ -43,6 +44,9 @@ class Socket:
 
     def is_closing(self) -> bool:
         return self.is_closed
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.is_closed = True
@@ -408,7 +412,7 @@ def headers(*fields: tuple[str, str], flags: int = 4, number: int = 1) -> bytes:
         ),
         pytest.param(
             HELLO + pack(Kind.WINDOW_UPDATE, 0, 0, bytes(4)),
-            Code.FLOW_CONTROL_ERROR,
+            Code.PROTOCOL_ERROR,
             id="a window of nothing more",
         ),
         pytest.param(
@@ -436,6 +440,11 @@ def headers(*fields: tuple[str, str], flags: int = 4, number: int = 1) -> bytes:
             id="a flood of frames of no kind",
         ),
         pytest.param(
+            HELLO + OPEN + pack(Kind.DATA, frames.PADDED, 1, b"\0") * (MAX_CONTROL + 1),
+            Code.ENHANCE_YOUR_CALM,
+            id="a flood of padding",
+        ),
+        pytest.param(
             HELLO
             + b"".join(
                 headers(flags=5, number=number) + pack(Kind.RST_STREAM, 0, number, bytes(4))
@@ -457,6 +466,51 @@ def test_what_breaks_the_protocol_ends_the_connection(sent: bytes, code: Code, s
         assert server.socket.is_closed
         goaway = server.socket.written.rfind(struct.pack(">BBI", Kind.GOAWAY, 0, 0))
         assert struct.unpack_from(">I", server.socket.written, goaway + 10)[0] == code
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param([("X-A", "b")], id="capitals"),
+        pytest.param([("", "b")], id="no name"),
+        pytest.param([("a b", "c")], id="a space"),
+        pytest.param([("connection", "close")], id="a header of HTTP/1.1's connections"),
+        pytest.param([("transfer-encoding", "chunked")], id="a coding of HTTP/1.1"),
+        pytest.param([("te", "gzip")], id="te of anything but trailers"),
+        pytest.param([("a", "b\r\nc: d")], id="a line break"),
+        pytest.param([(":path", "/b")], id="two paths"),
+        pytest.param([("a", "b"), (":authority2", "c")], id="an unknown pseudo-header, and late"),
+    ],
+)
+def test_malformed_headers_end_their_stream_alone(fields: list[tuple[str, str]]) -> None:
+    async def work() -> None:
+        server = Server()
+        server.connection.data_received(HELLO + headers(*fields) + headers(number=3))
+        refused = pack(Kind.RST_STREAM, 0, 1, struct.pack(">I", Code.PROTOCOL_ERROR))
+        assert refused in server.socket.written
+        assert [each.id for each in server.streams] == [3]
+        assert not server.socket.is_closed
+
+    run(work)
+
+
+def test_what_waits_for_the_connections_window_goes_in_turn() -> None:
+    async def work() -> None:
+        server = Server()
+        grown = frames.pack_window_update(1, 1 << 20) + frames.pack_window_update(3, 1 << 20)
+        server.connection.data_received(HELLO + OPEN + headers(number=3) + grown)
+        for stream in server.streams:
+            server.answer(stream, bytes(65_535))
+        await asyncio.sleep(0)
+        server.socket.written = b""
+        for count in (10, 65_524, 1):
+            server.connection.data_received(frames.pack_window_update(0, count))
+        sent = server.socket.written
+        first = sent.index(pack(Kind.DATA, 0, 3, bytes(10)))
+        assert first < sent.index(pack(Kind.HEADERS, 5, 3, END))
+        assert server.connection._blocked == {}
 
     run(work)
 

@@ -4,7 +4,9 @@ They are written without a dynamic table and without Huffman coding, every field
 a block that is sent again is the same bytes again.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import hpack
 
@@ -13,7 +15,43 @@ from headrace.http.frames import Broken, Code
 MAX_REMEMBERED, REMEMBERED_BYTES = 256, 512  # blocks of one connection, and each one's size
 FIELD_BYTES = 32  # what a field counts beside its name and value (RFC 9113 §6.5.2)
 
-Block = tuple[list[tuple[bytes, bytes]], int]  # names and values, and their size in bytes
+CONNECTIONS_OWN = frozenset(  # headers of HTTP/1.1 alone (§8.2.2); a `host` is borne
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """fields: names and values in order. fault: why no request may have them; "": none."""
+
+    fields: list[tuple[bytes, bytes]]
+    size_bytes: int
+    fault: str
+
+
+def fault_of(fields: Sequence[tuple[bytes, bytes]]) -> str:
+    """What makes a request's headers malformed (RFC 9113 §8.2, §8.3); "": nothing."""
+    seen: set[bytes] = set()
+    is_over = False  # the pseudo-headers, which come first
+    for name, value in fields:
+        if name[:1] == b":":
+            if is_over or name in seen or name not in PSEUDO:
+                return f"the pseudo-header {name!r}"
+            seen.add(name)
+            continue
+        is_over = True
+        if not _NAME.fullmatch(name) or name in CONNECTIONS_OWN:
+            return f"the header {name!r}"
+        if name == b"te" and value != b"trailers":
+            return f"te: {value!r}"
+        if _NOT_IN_VALUES.search(value):
+            return f"the value of {name!r}"
+    return ""
+
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_NOT_IN_VALUES = re.compile(rb"[\0\r\n]")
 
 
 class BlockReader:
@@ -29,7 +67,7 @@ class BlockReader:
         self._blocks: dict[bytes, Block] = {}
 
     def read(self, block: bytes) -> Block:
-        """Names and values in order, and their size. Raises Broken."""
+        """Raises Broken."""
         known = self._blocks.get(block)
         if known is not None:
             return known
@@ -40,7 +78,8 @@ class BlockReader:
             raise Broken(Code.ENHANCE_YOUR_CALM, "the headers are too long") from err
         except (hpack.HPACKError, ValueError, IndexError) as err:
             raise Broken(Code.COMPRESSION_ERROR, f"the headers cannot be read: {err}") from err
-        read = fields, sum(len(name) + len(value) + FIELD_BYTES for name, value in fields)
+        size_bytes = sum(len(name) + len(value) + FIELD_BYTES for name, value in fields)
+        read = Block(fields, size_bytes, fault_of(fields))
         now_size, now_head = self._table()
         if now_size != size or now_head is not head:
             self._blocks.clear()

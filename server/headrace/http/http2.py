@@ -15,11 +15,10 @@ from headrace.http import frames
 from headrace.http.exchange import Buffer
 from headrace.http.frames import Broken, Code, Kind, Setting
 from headrace.http.header_blocks import BlockReader
+from headrace.http.http2_abuse import Abuse
 from headrace.http.http2_stream import Stream
 
-WATCH_S = 10.0  # over which abuse is counted
-MAX_RESETS = 2000  # streams taken back or refused
-MAX_CONTROL = 5000  # pings, settings and empty frames
+LINGER_S = 2.0  # for a client to read our last words before the socket is closed
 MAX_UNTAKEN_BYTES = 1 << 20  # of frames no window holds back, for a client that reads nothing
 HEADROOM = 4  # times the headers that are allowed are read, so that their stream alone is refused
 
@@ -72,10 +71,10 @@ class Http2Connection(asyncio.Protocol):
         self._is_reading = False
         self._is_paused = False  # the transport's buffer is full
         self._untaken = 0  # bytes written since
-        self._resets = 0
-        self._control = 0
-        self._counted_from_s = 0.0
+        self._abuse = Abuse()
+        self._blocked: dict[int, Stream] = {}  # by the connection's window, not by their own
         self._greeting: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None  # runs while an answer waits for the client
         self._sent = 0  # bytes of answers
         self._sent_at_stall = 0
@@ -125,7 +124,7 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
-        for timer in (self._greeting, self._stall):
+        for timer in (self._greeting, self._stall, self._linger):
             if timer is not None:
                 timer.cancel()
         for stream in list(self.streams.values()):
@@ -138,7 +137,7 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self._flush_all()
+        self._flush_blocked()
 
     # Streams' calls
 
@@ -171,10 +170,16 @@ class Http2Connection(asyncio.Protocol):
             self.write(_data_head(stream, len(piece)))
             self.write(piece)
 
-    def stalled(self) -> None:
+    def stalled(self, stream: Stream) -> None:
         """An answer waits for the client, which has a time for taking some of what is there."""
+        if stream.send_window > 0:
+            self._blocked[stream.id] = stream
+        if self._stall is None:
+            self._await_reader()
+
+    def _await_reader(self) -> None:
         timeout_s = self.limits.write_idle_timeout_s
-        if self._stall is None and timeout_s:
+        if timeout_s:
             self._sent_at_stall = self._sent
             loop = asyncio.get_running_loop()
             self._stall = loop.call_later(timeout_s, self._look_again)
@@ -186,7 +191,7 @@ class Http2Connection(asyncio.Protocol):
         if self._sent == self._sent_at_stall:
             self.abort()
         else:
-            self.stalled()
+            self._await_reader()
 
     def answered(self, stream: Stream) -> None:
         if stream.is_remote_over:
@@ -196,6 +201,7 @@ class Http2Connection(asyncio.Protocol):
 
     def forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
+        self._blocked.pop(stream.id, None)
         if self._is_going and not self.streams:
             self.close()
 
@@ -210,10 +216,23 @@ class Http2Connection(asyncio.Protocol):
                 self.close()
 
     def close(self) -> None:
+        """A socket closed with bytes unread is reset, and a client may then lose its last answer:
+        our half ends first, where it can end alone."""
         self._send()
         self._is_closed = True
-        if self._transport is not None:
-            self._transport.close()
+        transport = self._transport
+        if transport is None or self._linger is not None:
+            return
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        self._linger = asyncio.get_running_loop().call_later(LINGER_S, transport.close)
+        for stream in list(self.streams.values()):
+            self._take_back(stream)
+        try:
+            transport.write_eof()
+        except OSError:  # the client has gone, and asyncio tells only in the next turn
+            transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -274,7 +293,7 @@ class Http2Connection(asyncio.Protocol):
         piece = (
             frames.unpadded(content, flags & frames.PADDED) if flags & frames.PADDED else content
         )
-        if not size and not is_last:
+        if not piece and not is_last:
             self._count_control()
         stream.receive_window -= size
         if stream.receive_window < 0:
@@ -310,7 +329,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _take_block(self, number: int, block: bytes) -> None:
         is_last = self._block_ends_stream
-        fields, size_bytes = self._headers.read(block)
+        read = self._headers.read(block)
         stream = self.streams.get(number)
         if stream is not None:  # trailers
             if not is_last or stream.is_remote_over:
@@ -331,8 +350,13 @@ class Http2Connection(asyncio.Protocol):
             refused = struct.pack(">I", Code.REFUSED_STREAM)
             self.write(frames.pack(Kind.RST_STREAM, 0, number, refused))
             return
+        if read.fault:
+            self._count_reset()
+            malformed = struct.pack(">I", Code.PROTOCOL_ERROR)
+            self.write(frames.pack(Kind.RST_STREAM, 0, number, malformed))
+            return
         stream = self.streams[number] = Stream(self, number, self._initial_window)
-        stream.headers, stream.header_bytes = fields, size_bytes
+        stream.headers, stream.header_bytes = read.fields, read.size_bytes
         stream.is_remote_over = is_last
         self._opened(stream)
         if is_last and stream.on_data is not None and not stream.is_reset:
@@ -369,7 +393,6 @@ class Http2Connection(asyncio.Protocol):
         for key, value in struct.iter_unpack(">HI", content):
             self._set(key, value)
         self.write(frames.pack(Kind.SETTINGS, frames.ACK, 0))
-        self._flush_all()
 
     def _set(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -380,6 +403,8 @@ class Http2Connection(asyncio.Protocol):
                 stream.send_window += more
                 if stream.send_window > frames.MAX_WINDOW:
                     raise Broken(Code.FLOW_CONTROL_ERROR, f"window of stream {stream.id}")
+            for stream in list(self.streams.values()):
+                stream.flush()
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.DEFAULT_FRAME_BYTES <= value < 1 << 24:
                 raise Broken(Code.PROTOCOL_ERROR, f"frames of {value} bytes")
@@ -410,9 +435,11 @@ class Http2Connection(asyncio.Protocol):
         more = int.from_bytes(content, "big") & frames.MAX_WINDOW
         if not number:
             self._send_window += more
-            if not more or self._send_window > frames.MAX_WINDOW:
+            if not more:
+                raise Broken(Code.PROTOCOL_ERROR, "the connection's window grows by nothing")
+            if self._send_window > frames.MAX_WINDOW:
                 raise Broken(Code.FLOW_CONTROL_ERROR, "the connection's window")
-            self._flush_all()
+            self._flush_blocked()
             return
         self._check_known(number)
         stream = self.streams.get(number)
@@ -431,23 +458,11 @@ class Http2Connection(asyncio.Protocol):
 
     # Bounds, ends, and what goes out
 
-    def _count_from_now(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._counted_from_s > WATCH_S:
-            self._counted_from_s = now_s
-            self._resets = self._control = 0
-
     def _count_reset(self) -> None:
-        self._count_from_now()
-        self._resets += 1
-        if self._resets > MAX_RESETS:
-            raise Broken(Code.ENHANCE_YOUR_CALM, "too many streams are taken back")
+        self._abuse.reset(asyncio.get_running_loop().time())
 
     def _count_control(self) -> None:
-        self._count_from_now()
-        self._control += 1
-        if self._control > MAX_CONTROL:
-            raise Broken(Code.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+        self._abuse.control(asyncio.get_running_loop().time())
 
     def _take_back(self, stream: Stream) -> None:
         stream.close()
@@ -465,13 +480,14 @@ class Http2Connection(asyncio.Protocol):
         self._out.append(frames.pack_goaway(self._last_stream, err.code, str(err)))
         self.close()
 
-    def _flush_all(self) -> None:
-        for stream in list(self.streams.values()):
-            stream.flush()
+    def _flush_blocked(self) -> None:
+        """The connection may send more: as much as that is, in the order they came to wait."""
+        while self._blocked and self._send_window > 0 and not self._is_paused:
+            self._blocked.pop(next(iter(self._blocked))).flush()
 
     def _send(self) -> None:
         out, self._out = self._out, []
-        if not out or self._transport is None or self._transport.is_closing():
+        if not out or self._transport is None or self._transport.is_closing() or self._linger:
             return
         data = out[0] if len(out) == 1 else b"".join(out)
         if self._is_paused:

@@ -95,7 +95,7 @@ class Stream:
             if left <= 0:
                 if self.unread is None:
                     self.unread = asyncio.get_running_loop().create_future()
-                connection.stalled()
+                connection.stalled(self)
                 return
             piece = self._pending[0]
             if len(piece) <= left:

@@ -61,6 +61,9 @@ class Socket:
     def is_closing(self) -> bool:
         return self.is_closed
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.is_closed = True
 

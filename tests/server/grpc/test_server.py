@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import socket
 import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,6 +13,7 @@ import h2.connection
 import h2.events
 import pytest
 
+from headrace.http import frames
 from headrace.server.serving import Server
 from tests.server.rest.models import Waiting, model, usual
 from tests.serving import running
@@ -265,6 +267,26 @@ def test_while_draining_clients_are_sent_elsewhere_and_answered_nevertheless() -
             await until(lambda: not native._connections)
             over.set()
             await stopping
+
+    run(work)
+
+
+def test_last_words_reach_a_client_that_is_still_sending() -> None:
+    """A socket closed with bytes unread is reset, with what the client has not read of us."""
+
+    def ask(port: int) -> bytes:
+        broken = frames.pack(frames.Kind.PING, 0, 0, b"")
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(frames.PREFACE + frames.pack_settings([]) + broken)
+            client.sendall(bytes(1_000_000))
+            client.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+    async def work() -> None:
+        async with running(*usual()) as started:
+            for _ in range(20):
+                told = await asyncio.to_thread(ask, started.ports.grpc or 0)
+                assert b"PING of a wrong size" in told
 
     run(work)
 
