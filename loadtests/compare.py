@@ -12,6 +12,7 @@ output. Results are written after each work and join those already in the folder
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -179,4 +180,5 @@ def write(folder: Path, results: Results) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped too
     sys.exit(main())

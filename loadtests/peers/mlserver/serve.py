@@ -1,10 +1,9 @@
 """MLServer with a custom runtime.
 
 Its recommended settings (MLServer docs, "Parallel Inference" and "Adaptive batching"): inference
-in the server's own process (parallel_workers 0) for a model that costs less than the hop to a
-worker, as many workers as cores when there are several; debug off. Adaptive
-batching is off by default; --batching turns it on, which its documentation leaves to experiment:
-32 requests or 5 ms.
+in the server's own process (parallel_workers 0), as the models here cost less than the hop to a
+worker; debug off. Adaptive batching is off by default; --batching turns it on, with values that
+its documentation leaves to experiment: 32 requests or 5 ms.
 """
 
 import json
@@ -23,7 +22,7 @@ settings = {
     "http_port": given.http_port,
     "grpc_port": given.grpc_port,
     "metrics_endpoint": None,
-    "parallel_workers": 0 if given.workers == 1 else given.workers,
+    "parallel_workers": 0,
     "use_structured_logging": False,
 }
 model: dict[str, object] = {
