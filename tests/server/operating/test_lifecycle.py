@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -230,3 +232,27 @@ def test_an_inference_over_grpc(tmp_path: Path) -> None:
             with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
                 answer = channel.unary_unary(RPC)(grpc_message("m", raw=True), timeout=10)
                 assert b"input-0" in answer
+
+
+FAULTS = """
+import resource
+from headrace.server.lifecycle import settle_allocator
+
+settle_allocator()
+before = 0
+for count in range(110):
+    if count == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytes(1 << 20) + b"x"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_memory_of_one_request_is_kept_for_the_next() -> None:
+    """Two megabytes are 512 pages; each would be faulted in a hundred times."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean
+    )
+    assert int(done.stdout) < 1000
