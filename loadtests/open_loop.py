@@ -13,6 +13,7 @@ the good answers, lost (refused, broken off, unanswered), seconds.
 import argparse
 import asyncio
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -236,7 +237,11 @@ def main() -> None:
         return await load(client, tally, given.connections, given.seconds, due)
 
     seconds = uvloop.run(run())
-    print(json.dumps({"latencies_s": tally.latencies_s, "lost": tally.lost, "seconds": seconds}))
+    told = {"latencies_s": tally.latencies_s, "lost": tally.lost, "seconds": seconds}
+    os.set_blocking(1, True)  # a loop may have left a pipe otherwise, which then loses the rest
+    left = memoryview(json.dumps(told).encode())
+    while left:
+        left = left[os.write(1, left) :]
 
 
 if __name__ == "__main__":
