@@ -7,8 +7,6 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
-from tornado.netutil import bind_unix_socket
-
 from headrace.server.settings import Settings
 
 UNIX = "unix:"
@@ -68,10 +66,17 @@ def bind_unix(path: str) -> socket.socket:
         raise OSError(f"cannot listen on --host {UNIX}{path}: it exists and is not a socket")
     if where.is_socket() and _answers(path):
         raise OSError(f"cannot listen on --host {UNIX}{path}: another server listens there")
+    found = socket.socket(socket.AF_UNIX)
     try:
-        return bind_unix_socket(path, mode=0o600, backlog=BACKLOG)
+        where.unlink(missing_ok=True)
+        found.bind(path)
+        where.chmod(0o600)
+        found.listen(BACKLOG)
     except OSError as err:
+        found.close()
         raise OSError(f"cannot listen on --host {UNIX}{path}: {err}") from err
+    found.setblocking(False)
+    return found
 
 
 def _answers(path: str) -> bool:

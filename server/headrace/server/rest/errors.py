@@ -3,12 +3,15 @@
 import http.client
 import logging
 import math
-
-import tornado.web
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
 from headrace.server.errors import Code, ServingError, failure
 from headrace.server.protocol.compression import ACCEPTED
 from headrace.server.rest.answer import Answer, json_answer
+
+if TYPE_CHECKING:
+    from tornado.web import HTTPError
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ STATUS = {
 
 def to_answer(error: BaseException) -> Answer:
     """error as an answer; one that is nobody's but the server's is logged with its traceback."""
-    if isinstance(error, tornado.web.HTTPError):
+    if _is_tornados(error):
         return _tornado(error)
     found = failure(error)
     status = found.status or STATUS[found.code]
@@ -47,7 +50,13 @@ def to_answer(error: BaseException) -> Answer:
     return answer
 
 
-def _tornado(error: tornado.web.HTTPError) -> Answer:
+def _is_tornados(error: BaseException) -> TypeGuard["HTTPError"]:
+    """Nobody raises it who has not imported it, and to import it for that costs 4 MB."""
+    tornado = sys.modules.get("tornado.web")
+    return tornado is not None and isinstance(error, tornado.HTTPError)
+
+
+def _tornado(error: "HTTPError") -> Answer:
     """User code may raise Tornado's own error; its text is the log message or the reason."""
     message = error.get_message() or error.reason or http.client.responses.get(error.status_code)
     answer = json_answer({"error": message, "detail": message}, error.status_code)
