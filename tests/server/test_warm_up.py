@@ -26,6 +26,7 @@ from headrace.server.warm_up import (
     choose_mode,
     excess_bytes,
     hop_ns,
+    inline_limits,
     largest_rows,
     p95,
     samples,
@@ -270,6 +271,22 @@ def test_isolation_overrides_what_was_measured(
 def test_only_a_measured_inline_has_limits(tmp_path: Path) -> None:
     servable = asyncio.run(load_servable("m", ModelSource(a_model(tmp_path), "sklearn")))
     assert executor_of(servable).inline.max_body_bytes == 16384
+
+
+@pytest.mark.parametrize(
+    ("inputs", "most"),
+    [
+        pytest.param([], 16384, id="nothing declared"),
+        pytest.param([X], 16384, id="a small row"),
+        pytest.param(
+            [TensorSpec("x", Datatype.FP32, (-1, 3, 224, 224))],
+            4 * 602_112,
+            id="an image: what was measured is as large",
+        ),
+    ],
+)
+def test_bodies_of_about_a_row_stay_inline(inputs: list[TensorSpec], most: int) -> None:
+    assert inline_limits(Recording(inputs)).max_body_bytes == most
 
 
 def test_a_warm_up_that_fails_is_logged_and_the_model_serves_uncounted(

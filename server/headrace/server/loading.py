@@ -42,7 +42,7 @@ from headrace.server.repository import DEFAULT_VERSION, ServedModel
 from headrace.server.servable import Servable, TensorServable
 from headrace.server.settings import Isolation
 from headrace.server.storage import is_downloaded
-from headrace.server.warm_up import excess_bytes, warm_up, warm_up_hooks
+from headrace.server.warm_up import excess_bytes, inline_limits, warm_up, warm_up_hooks
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,10 @@ async def load_servable(name: str, source: ModelSource, devices: Devices = no_gp
             user.batcher.record = BatchRecord()  # nobody asked for those
         servable: Servable = user
     else:
-        inline = InlineLimits() if source.isolation is Isolation.AUTO else ALWAYS_INLINE
+        inline = ALWAYS_INLINE
+        if source.isolation is Isolation.AUTO:
+            is_inline = loaded.mode is Mode.INLINE
+            inline = inline_limits(first) if is_inline else InlineLimits()
         executor = Executor(name, loaded.predictors, source.limits, loaded.mode, inline)
         platform = getattr(first, "platform", "") or find_name(source.path, source.framework)
         trial = loaded.trial

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ import numpy as np
 
 from headrace.server import memory
 from headrace.server.errors import ModelLoadError
-from headrace.server.execution import Mode
+from headrace.server.execution import InlineLimits, Mode
 from headrace.server.predictor import Predictor
 from headrace.server.request import Context, Request, Response
 from headrace.server.tensor import (
@@ -38,6 +38,7 @@ from headrace.server.tensor import (
 
 log = logging.getLogger(__name__)
 
+JSON_TIMES = 4  # as many bytes as its numbers in binary: a row in JSON
 CALLS = 40  # measured calls of a model, and of the hop it is compared with
 BUDGET_NS = 200_000_000  # a slow model is measured no longer than this, but once
 MAX_BYTES = 256 << 20  # of zeros, per input
@@ -197,6 +198,14 @@ def measure(predictor: Predictor, inputs: Sequence[Tensor]) -> int:
         predictor.predict(inputs)
         taken.append(time.perf_counter_ns() - started_ns)
     return p95(taken)
+
+
+def inline_limits(predictor: Predictor) -> InlineLimits:
+    """Of a model that was measured inline with one row: bodies of about a row stay inline, however
+    large a row is."""
+    row_bytes = sum(tensor.array.nbytes for tensor in zeros(predictor.inputs))
+    usual = InlineLimits()
+    return replace(usual, max_body_bytes=max(usual.max_body_bytes, JSON_TIMES * row_bytes))
 
 
 def p95(values: Sequence[int]) -> int:
