@@ -192,6 +192,66 @@ def test_a_larger_request_than_a_batch_may_be_is_split_and_put_together() -> Non
     run(main())
 
 
+@pytest.mark.parametrize("mode", Mode)
+def test_a_request_of_any_number_of_parts_is_served(mode: Mode) -> None:
+    """3000 rows, two at a time, are more parts than may wait as requests."""
+
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2), mode=mode, is_held=False)
+        rows = [float(n) for n in range(3000)]
+        assert await setup.ask(*rows) == [2 * n for n in rows]
+        assert len(setup.model.calls) == 1500
+
+    run(main())
+
+
+def test_one_in_parts_waits_as_one_request() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, queue=QueuePolicy(max_requests=2)), QueueLimits(3, 1000))
+        large = setup.start(*range(100), body_bytes=900)
+        await setup.is_running()
+        assert (setup.executor.pending_requests, setup.executor.pending_bytes) == (1, 900)
+        assert setup.batcher.to_json()["waiting"]["requests"] <= 2  # parts at a time
+        small = setup.start(1, body_bytes=10)
+        await setup.waiting(2)
+        for size_bytes, bound in ((10, "max_queue_size 2"), (100, "--max_queue_bytes 1000")):
+            with pytest.raises(QueueFull, match=bound):
+                await setup.ask(1, context=Context(body_bytes=size_bytes))
+        setup.model.go.set()
+        assert await small == [2]
+        assert not large.done()  # small has not waited for all of it
+        assert await large == [2.0 * n for n in range(100)]
+        assert (setup.executor.pending_requests, setup.executor.pending_bytes) == (0, 0)
+
+    run(main())
+
+
+def test_of_one_in_parts_the_rest_is_not_run_once_a_part_fails() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2), is_held=False)
+        with pytest.raises(ValueError, match="negative"):
+            await setup.ask(-1, *range(999))
+        assert len(setup.model.calls) <= 3
+        assert setup.executor.pending_requests == 0
+        assert await setup.ask(1) == [2]
+
+    run(main())
+
+
+def test_a_target_holds_for_all_parts_together() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, target_latency_s=0.05))
+        task = setup.start(*range(100))
+        await setup.is_running()
+        await asyncio.sleep(0.06)
+        setup.model.go.set()
+        with pytest.raises(QueueFull, match="within its target of 50 ms"):
+            await task
+        assert len(setup.model.calls) < 5
+
+    run(main())
+
+
 def test_a_learned_size_splits_nothing() -> None:
     async def main() -> None:
         setup = Setup(BatchPolicy(2, is_learned=True), is_held=False)
@@ -367,6 +427,26 @@ def test_answers_leave_in_order_where_that_is_asked_for() -> None:
         one.go.set()
         await asyncio.gather(first, second)
         assert left == [1, 2]
+
+    run(main())
+
+
+def test_one_in_parts_has_its_turn_as_a_whole() -> None:
+    async def main() -> None:
+        setup = Setup(BatchPolicy(2, preserve_ordering=True))
+        left: list[int] = []
+
+        async def ask(*rows: float) -> None:
+            await setup.ask(*rows)
+            left.append(len(rows))
+
+        tasks = [asyncio.create_task(ask(*range(20)))]
+        await setup.is_running()
+        tasks.append(asyncio.create_task(ask(1)))
+        await setup.waiting(2)
+        setup.model.go.set()
+        await asyncio.gather(*tasks)
+        assert left == [20, 1]
 
     run(main())
 

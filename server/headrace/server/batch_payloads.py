@@ -10,7 +10,7 @@ Anything else runs alone.
 """
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def shape_of(payload: Any) -> Shape:
             return ALONE
         others = sorted((name, repr(value)) for name, value in payload.items() if name != key)
         return Shape((key, _kind(rows[0]), *others), len(rows))
-    if not all(_is_array(column) for column in payload.values()):
+    if not _is_columns(payload):
         return ALONE
     lengths = {len(column) for column in payload.values()}
     if len(lengths) > 1 or 0 in lengths:
@@ -76,30 +76,32 @@ def part(value: Any, rows: Sequence[int], model_name: str) -> list[Any]:
 
     Raises InferenceError where it has another number of rows, or none that we know of.
     """
-    total = sum(rows)
+    return list(cut(value, rows, sum(rows), model_name))
+
+
+def cut(value: Any, rows: Iterable[int], total: int, model_name: str) -> Iterator[Any]:
+    """What `part` gives, made one by one; total: of rows."""
+    key = _row_key(value) if isinstance(value, Mapping) else None
     if isinstance(value, InferRequest | InferResponse):
-        return _parted_message(value, rows, model_name)
-    if isinstance(value, Mapping):
-        key = _row_key(value)
-        if key is not None:
-            parts = part(value[key], rows, model_name)
-            return [{**value, key: each} for each in parts]
-        if value and all(_is_array(column) for column in value.values()):
-            columns = {name: part(column, rows, model_name) for name, column in value.items()}
-            return [{name: columns[name][i] for name in columns} for i in range(len(rows))]
-    if not (_is_array(value) or isinstance(value, list | tuple)):
+        yield from _cut_message(value, rows, total, model_name)
+    elif key is not None:
+        for each in cut(value[key], rows, total, model_name):
+            yield {**value, key: each}
+    elif _is_columns(value):
+        for column in value.values():
+            _check_length(column, total, model_name)
+        for start, end in _spans(rows):
+            yield {name: column[start:end] for name, column in value.items()}
+    elif _is_array(value) or isinstance(value, list | tuple):
+        _check_length(value, total, model_name)
+        for start, end in _spans(rows):
+            yield value[start:end]
+    else:
         raise InferenceError(
             f"model '{model_name}' answered a batch of {total} rows with {_described(value)}, "
             "which has no rows; return an InferResponse, a dict with 'predictions', a list or an "
             "array with one row for each, or switch its batching off (max_batch_size 0)"
         )
-    if len(value) != total:
-        raise wrong_rows(model_name, total, len(value), "its predict returned")
-    parts, at = [], 0
-    for count in rows:
-        parts.append(value[at : at + count])
-        at += count
-    return parts
 
 
 def merge(results: Sequence[Any], model_name: str) -> Any:
@@ -169,29 +171,37 @@ def _joined_request(requests: Sequence[InferRequest]) -> InferRequest:
     return _request(first, tensors, shared or None, generate_uuid())
 
 
-def _parted_message(
-    message: InferRequest | InferResponse, rows: Sequence[int], model_name: str
-) -> list[Any]:
-    total = sum(rows)
+def _cut_message(
+    message: InferRequest | InferResponse, rows: Iterable[int], total: int, model_name: str
+) -> Iterator[Any]:
     given = message.inputs if isinstance(message, InferRequest) else message.outputs
     tensors = [each.to_tensor() for each in given]
     for tensor in tensors:
         got = tensor.shape[0] if tensor.shape else 0
         if got != total:
             raise wrong_rows(model_name, total, got, f"its output '{tensor.name}' has")
-    parted = batch_rows.part(tensors, rows)
-    if isinstance(message, InferRequest):
-        return [_request(message, each, message.parameters, message.id) for each in parted]
-    return [
-        _response(
-            message,
-            [
-                InferOutput.from_tensor(tensor, own.parameters)
-                for tensor, own in zip(each, given, strict=True)
-            ],
-        )
-        for each in parted
-    ]
+    for each in batch_rows.part(tensors, rows):
+        if isinstance(message, InferRequest):
+            yield _request(message, each, message.parameters, message.id)
+            continue
+        outputs = [
+            InferOutput.from_tensor(tensor, own.parameters)
+            for tensor, own in zip(each, given, strict=True)
+        ]
+        yield _response(message, outputs)
+
+
+def _check_length(rows: Any, total: int, model_name: str) -> None:
+    if len(rows) != total:
+        raise wrong_rows(model_name, total, len(rows), "its predict returned")
+
+
+def _spans(rows: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Where each of so many rows starts and ends."""
+    at = 0
+    for count in rows:
+        yield at, at + count
+        at += count
 
 
 def _request(
@@ -236,6 +246,10 @@ def _row_key(payload: Mapping[Any, Any]) -> str | None:
 def _is_array(value: Any) -> bool:
     """Of numpy, torch or what is like them, with a first dimension."""
     return bool(getattr(value, "shape", ())) and hasattr(value, "dtype")
+
+
+def _is_columns(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(map(_is_array, value.values()))
 
 
 def _array_key(array: Any) -> tuple[str, ...]:

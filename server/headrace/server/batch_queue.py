@@ -21,7 +21,8 @@ class Entry:
     """One request that waits. Times are on one monotonic clock, in seconds.
 
     expires_s: it is refused if it waits until then. yields_s: it goes behind all others then.
-    due_s: its answer is wanted by then. item, reply: the shell's own.
+    due_s: its answer is wanted by then. item, reply: the shell's own. is_part: of a larger request,
+    which is counted in its place, and answered in its turn.
     """
 
     item: Any
@@ -34,6 +35,7 @@ class Entry:
     yields_s: float = inf
     due_s: float = inf
     reply: Any = None
+    is_part: bool = False
     group: "Group | None" = field(default=None, repr=False)
 
 
@@ -116,7 +118,7 @@ class BatchQueue:
         self.count = 0
         self.size_bytes = 0
         self.groups: dict[Hashable, Group] = {}
-        self.levels: dict[int, int] = {}  # entries per priority level
+        self.levels: dict[int, int] = {}  # requests per priority level
         self.changed: dict[Group, None] = {}  # ready_s is of before a change
         self._ready: list[tuple[float, int, int, Group]] = []  # by ready_s
         self._limits: list[tuple[float, int, Entry]] = []  # by expires_s or yields_s
@@ -131,7 +133,8 @@ class BatchQueue:
         self.changed[group] = None
         self.count += 1
         self.size_bytes += entry.size_bytes
-        self.levels[entry.level] = self.levels.get(entry.level, 0) + 1
+        if not entry.is_part:
+            self.count_at(entry.level, 1)
         limit_s = min(entry.expires_s, entry.yields_s)
         if limit_s != inf:
             heapq.heappush(self._limits, (limit_s, next(self._order), entry))
@@ -144,7 +147,8 @@ class BatchQueue:
         group.remove(entry)
         self.count -= 1
         self.size_bytes -= entry.size_bytes
-        self.levels[entry.level] -= 1
+        if not entry.is_part:
+            self.count_at(entry.level, -1)
         if not group.count:
             del self.groups[group.key]
             self.changed.pop(group, None)
@@ -154,6 +158,10 @@ class BatchQueue:
         if len(self._limits) > 2 * self.count + 64:
             self._limits = [each for each in self._limits if each[2].group is not None]
             heapq.heapify(self._limits)
+
+    def count_at(self, level: int, more: int) -> None:
+        """So many more requests wait at that priority level."""
+        self.levels[level] = self.levels.get(level, 0) + more
 
     def set_ready(self, group: Group, ready_s: float, reason: Any) -> None:
         """What was decided of group."""

@@ -4,7 +4,7 @@ Rows are the first dimension of every input and output. A batch of one request i
 as it came; of several, each input is joined once and each output is handed out as views.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,9 @@ class TensorWork:
         if len(payloads) == 1:
             return [result]
         check_rows(result, sum(rows), self._model_name)
-        return part(result, rows)
+        return list(part(result, rows))
 
-    def part(self, payload: Tensors, rows: Sequence[int]) -> Sequence[Tensors]:
+    def part(self, payload: Tensors, rows: Iterable[int]) -> Iterator[Tensors]:
         return part(payload, rows)
 
     def merge(self, results: Sequence[Tensors], rows: Sequence[int]) -> Tensors:
@@ -84,16 +84,12 @@ def join(requests: Sequence[Tensors]) -> Tensors:
     ]
 
 
-def part(tensors: Tensors, rows: Sequence[int]) -> list[Tensors]:
-    """tensors as views of so many rows each."""
-    parts: list[Tensors] = []
+def part(tensors: Tensors, rows: Iterable[int]) -> Iterator[Tensors]:
+    """tensors as views of so many rows each, one after the other."""
     at = 0
     for count in rows:
-        parts.append(
-            [Tensor(each.name, each.array[at : at + count], each.datatype) for each in tensors]
-        )
+        yield [Tensor(each.name, each.array[at : at + count], each.datatype) for each in tensors]
         at += count
-    return parts
 
 
 def check_rows(outputs: Tensors, rows: int, model_name: str) -> None:

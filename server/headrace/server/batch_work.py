@@ -8,7 +8,16 @@ the event loop awaits it in `run_async`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Generator,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,12 +67,13 @@ class Work(Protocol):
         """Each payload's own result. Raises InferenceError where result has not their rows."""
         ...
 
-    def part(self, payload: Any, rows: Sequence[int]) -> Sequence[Any]:
-        """A payload larger than a batch may be, as several."""
+    def part(self, payload: Any, rows: Iterable[int]) -> Iterator[Any]:
+        """A payload larger than a batch may be, as several, made one by one."""
         ...
 
     def merge(self, results: Sequence[Any], rows: Sequence[int]) -> Any:
-        """The results of what `part` made, as one. Raises InferenceError for other rows."""
+        """Results of what `part` made, or of `merge`, as one. Raises InferenceError for other
+        rows."""
         ...
 
     def describe(self, key: Hashable) -> str:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
-from headrace.server import backlog, batch_work, checks, refusals
+from headrace.server import backlog, batch_parts, batch_work, checks, refusals
 from headrace.server.batch_queue import BatchQueue, Entry
 from headrace.server.batch_record import BatchRecord
 from headrace.server.batch_rows import TensorWork
@@ -148,7 +148,10 @@ class Batcher:
                 shape = self._work.shape_of(payload)
                 self.models.of(shape.key).observe(shape.rows, taken_ns / 1e9)
 
-    async def _run_queued(self, payload: Any, shape: Shape, context: Context) -> Any:
+    async def _run_queued(
+        self, payload: Any, shape: Shape, context: Context, whole: Entry | None = None
+    ) -> Any:
+        """whole: the larger request that payload is a part of."""
         executor, policy, now_s = self._executor, self.policy, time.monotonic()
         if executor.is_closed:
             raise ModelNotReady(executor.model_name, UNLOADING)
@@ -162,20 +165,16 @@ class Batcher:
             (payload, context),
             shape.rows,
             context.body_bytes,
-            now_s,
+            whole.arrived_s if whole else now_s,
             key,
             level,
             deadline_s,
+            is_part=whole is not None,
         )
         set_limits(entry, policy, self.models.of(key), start_by_s)
-        if not (executor.free and policy.never_waits):
-            self._check_bounds(entry)
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        entry.reply = reply
+        entry.arrived_s = now_s  # a part has the limits of its whole, and a turn of its own
+        reply = self._admit(entry)
         self._queue.add(entry)
-        executor.pending_requests += 1
-        executor.pending_bytes += entry.size_bytes
-        self._replies.enter(entry)
         self._advance()
         try:
             return await reply
@@ -188,36 +187,39 @@ class Batcher:
             raise
 
     async def _run_split(self, payload: Any, rows: int, context: Context) -> Any:
-        """A request of more rows than a batch may have, in several; all of it, or its error."""
-        most = self.policy.max_batch_size
-        sizes = [min(most, rows - at) for at in range(0, rows, most)]
-        contexts = [
-            Context(
-                deadline_s=context.deadline_s,
-                call_deadline_s=context.call_deadline_s,
-                start_by_s=context.start_by_s,
-                body_bytes=context.body_bytes // len(sizes),
-                priority=context.priority,
-            )
-            for _ in sizes
-        ]
-        tasks = [
-            asyncio.ensure_future(self._run_queued(each, self._work.shape_of(each), inner))
-            for each, inner in zip(self._work.part(payload, sizes), contexts, strict=True)
-        ]
+        """A request of more rows than a batch may have, in parts; it counts as one that waits."""
+        most, at_once = self.policy.max_batch_size, 2 * len(self._executor.instances)
+        level = self.policy.level(context.priority)
+        whole = Entry(payload, rows, context.body_bytes, time.monotonic(), level=level)
+        reply = self._admit(whole)
+        self._queue.count_at(level, 1)
+
+        async def run_part(part: Any, inner: Context) -> Any:
+            return await self._run_queued(part, self._work.shape_of(part), inner, whole)
+
+        parts = batch_parts.Parts(self._work, payload, rows, most)
         try:
-            results = await asyncio.gather(*tasks)
+            self._replies.answer(whole, await batch_parts.run(parts, at_once, context, run_part))
+            return await reply
         except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            reply.cancel()
+            self._replies.release()
             raise
-        stages = context.stages
-        stages.queue_ns += max(inner.stages.queue_ns for inner in contexts)
-        stages.compute_infer_ns += sum(inner.stages.compute_infer_ns for inner in contexts)
-        stages.executions = sum(inner.stages.executions for inner in contexts)
-        stages.batch_rows = max(inner.stages.batch_rows for inner in contexts)
-        return self._work.merge(results, sizes)
+        finally:
+            self._queue.count_at(level, -1)
+            self._forget(whole)
+
+    def _admit(self, entry: Entry) -> asyncio.Future[Any]:
+        """Count entry and give it its turn; of a part, its whole has both. Raises QueueFull."""
+        executor = self._executor
+        entry.reply = reply = asyncio.get_running_loop().create_future()
+        if not entry.is_part:
+            if not (executor.free and self.policy.never_waits):
+                self._check_bounds(entry)
+            executor.pending_requests += 1
+            executor.pending_bytes += entry.size_bytes
+        self._replies.enter(entry)
+        return reply
 
     def _check_bounds(self, entry: Entry) -> None:
         """Raises QueueFull: this entry would have to wait, and may not."""
@@ -365,8 +367,9 @@ class Batcher:
         self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
-        self._executor.pending_requests -= 1
-        self._executor.pending_bytes -= entry.size_bytes
+        if not entry.is_part:
+            self._executor.pending_requests -= 1
+            self._executor.pending_bytes -= entry.size_bytes
 
     def _refuse(self, entry: Entry, refusal: Refusal, again_s: float = 0.0) -> None:
         """again_s: when its caller may try again."""

@@ -19,12 +19,12 @@ class ReplyOrder:
 
     def enter(self, entry: Entry) -> None:
         """entry has come; its reply is settled later."""
-        if self._keeps_order:
+        if self._keeps_order and not entry.is_part:
             self._in_turn.append(entry)
 
     def answer(self, entry: Entry, result: Any) -> None:
         """result, or an exception, is what entry gets."""
-        if self._keeps_order:
+        if self._keeps_order and not entry.is_part:
             self._answered[entry] = result
             self.release()
         else:

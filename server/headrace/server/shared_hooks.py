@@ -10,7 +10,7 @@ in one. What hooks exchange is joined and parted by batch_payloads.py.
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -139,9 +139,10 @@ class SharedHooks:
             self._answered(each, _plain(own)) for own, each in zip(parts, payloads, strict=True)
         ]
 
-    def part(self, payload: Asked, rows: Sequence[int]) -> Sequence[Asked]:
-        parts = batch_payloads.part(payload.payload, rows, self._model.name)
-        return [replace(payload, payload=each) for each in parts]
+    def part(self, payload: Asked, rows: Iterable[int]) -> Iterator[Asked]:
+        total = self.shape_of(payload).rows
+        for each in batch_payloads.cut(payload.payload, rows, total, self._model.name):
+            yield replace(payload, payload=each)
 
     def merge(self, results: Sequence[Any], rows: Sequence[int]) -> Any:
         return batch_payloads.merge(results, self._model.name)
