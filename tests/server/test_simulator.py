@@ -83,6 +83,12 @@ def test_at_low_load_waiting_for_company_costs_next_to_nothing() -> None:
     assert np.median(learned) == pytest.approx(np.median(never))
 
 
+def test_batches_of_two_instances_may_end_at_the_same_time() -> None:
+    load = Load(rate=400.0, seconds=5.0, cv=8.0)  # bursts of requests at one time
+    outcome = simulate(load, COST, BatchPolicy(2), instances=2)
+    assert len(outcome.latencies_s) == len(list(load.arrivals()))
+
+
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seconds", "1", "--rate", "100"]) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from math import inf
 
 from headrace.server.batch_queue import BatchQueue, Entry
@@ -88,7 +89,8 @@ def simulate(
             latency.observe(rows, cost(rows))
     arrivals = load.arrivals()
     arrives_s = next(arrivals, inf)
-    running: list[tuple[float, int, float, list[Entry]]] = []  # end, rows, start, entries
+    running: list[tuple[float, int, int, float, list[Entry]]] = []  # end, order, rows, start
+    order = count()  # of batches that end at the same time
     free = instances
     wakes_s = inf
     while True:
@@ -96,7 +98,7 @@ def simulate(
         if now_s == inf:
             return outcome
         while running and running[0][0] <= now_s:
-            end_s, rows, start_s, entries = heapq.heappop(running)
+            end_s, _, rows, start_s, entries = heapq.heappop(running)
             free += 1
             latency.observe(rows, end_s - start_s)
             outcome.latencies_s += [end_s - entry.arrived_s for entry in entries]
@@ -113,7 +115,7 @@ def simulate(
                 entries = sent(queue, step, policy, company)
                 rows = sum(entry.rows for entry in entries)
                 free -= 1
-                heapq.heappush(running, (now_s + cost(rows), rows, now_s, entries))
+                heapq.heappush(running, (now_s + cost(rows), next(order), rows, now_s, entries))
                 outcome.batches[rows] = outcome.batches.get(rows, 0) + 1
                 outcome.reasons[step.reason] = outcome.reasons.get(step.reason, 0) + 1
             else:
