@@ -69,6 +69,10 @@ def test_read_as_the_careful_codec_reads(sent: bytes) -> None:
         pytest.param(LARGE.replace(LAST, b"null"), id="null"),
         pytest.param(LARGE.replace(LAST, b"NaN"), id="NaN"),
         pytest.param(LARGE.replace(LAST, b"1e39"), id="too large for the datatype"),
+        pytest.param(LARGE.replace(LAST, b"1" + b"0" * 400), id="too large for any datatype"),
+        pytest.param(
+            body(tensor("a", [10**400] * 70), tensor("b")), id="too large for any, small beside"
+        ),
         pytest.param(LARGE.replace(LAST, b'"a]"'), id="a string"),
         pytest.param(LARGE.replace(LAST, b"[1]"), id="a list"),
         pytest.param(LARGE[:-1], id="no end"),

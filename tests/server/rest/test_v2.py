@@ -153,6 +153,13 @@ def test_refused(sent: bytes, headers: Headers, status: int, error: str) -> None
     assert (reply.status, reply.error) == (status, error)
 
 
+@pytest.mark.parametrize("count", [2, 70, 7000], ids=["a few", "some", "many"])
+def test_a_number_that_no_datatype_holds_is_the_callers_mistake(count: int) -> None:
+    entry = {"name": "x", "shape": [count], "datatype": "FP32", "data": [1.5] * count}
+    text = body([entry]).replace(b"1.5]", b"1%b]" % (b"0" * 400))
+    assert inferred(text).status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "status", "error"),
     [

@@ -125,10 +125,11 @@ def holds(shape: list[Any], count: int) -> bool:
 
 
 def to_floats(data: Sequence[float], datatype: Datatype) -> NDArray[Any] | None:
-    if len(data) > PACKED:
-        return narrowed(np.array(data, np.float64), datatype)
+    """data in datatype; None where one is too large for it, whole numbers of any length too."""
     letter = "f" if datatype is Datatype.FP32 else "d"
     try:
+        if len(data) > PACKED:
+            return narrowed(np.array(data, np.float64), datatype)
         packed = struct.pack(f"<{len(data)}{letter}", *data)
     except (OverflowError, struct.error):
         return None
