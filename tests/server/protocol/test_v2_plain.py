@@ -95,6 +95,19 @@ def test_read(body: bytes, is_plain: bool) -> None:
         assert seen(found) == seen(expected)
 
 
+def test_a_parser_that_another_thread_has_taken_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Taken(list[Any]):
+        """Looks as if there were one."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    monkeypatch.setattr(v2_plain, "_parsers", Taken())
+    assert v2_plain.read(one(LARGE, "[6000]"), "m", "", LIMITS) is not None
+
+
 NUMBERS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False, width=64),
     st.integers(-(2**65), 2**65),

@@ -69,7 +69,10 @@ def _read_large(body: bytes, model_name: str, version: str) -> Request | None:
     """simdjson writes the numbers of a flat list straight into a buffer of doubles."""
     import simdjson  # loaded where the first large body comes
 
-    parser = _parsers.pop() if _parsers else simdjson.Parser()
+    try:
+        parser = _parsers.pop()
+    except IndexError:  # the loop and threads take it, so looking first would tell nothing
+        parser = simdjson.Parser()
     try:
         return _read_parsed(parser, body, model_name, version)
     finally:
