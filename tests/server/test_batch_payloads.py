@@ -29,7 +29,11 @@ def text(from_grpc: bool) -> InferRequest:
     ("one", "other", "is_same"),
     [
         pytest.param({"instances": [[1]]}, {"instances": [[2], [3]]}, True, id="V1 rows"),
-        pytest.param({"instances": [[1]]}, {"instances": [[1.5]]}, True, id="numbers are numbers"),
+        pytest.param({"instances": [[1]]}, {"instances": [[1.5]]}, False, id="ints and floats"),
+        pytest.param([[1], [2]], [[1], [2.5]], False, id="floats after the first"),
+        pytest.param([[1, 2.5]], [[1.5, 2]], True, id="a float wherever it stands"),
+        pytest.param([{"a": 1}], [{"a": 1}, {"a": 1.5}], False, id="floats of a column"),
+        pytest.param([1], [2, 3], True, id="whole numbers"),
         pytest.param({"instances": [[1]]}, {"instances": [["1"]]}, False, id="text is no number"),
         pytest.param({"instances": [[1]]}, {"instances": [[1, 2]]}, False, id="V1 rows' shapes"),
         pytest.param(
@@ -62,6 +66,7 @@ def text(from_grpc: bool) -> InferRequest:
         pytest.param({"a": np.ones(1)}, {"a": np.ones(2)}, True, id="columns"),
         pytest.param({"a": np.ones(1)}, {"b": np.ones(1)}, False, id="columns' names"),
         pytest.param(["a"], ["b", "c"], True, id="lists"),
+        pytest.param([[1], 2], [[1], "a"], True, id="rows that differ, for the model to refuse"),
     ],
 )
 def test_which_payloads_may_share_a_batch(one: Any, other: Any, is_same: bool) -> None:

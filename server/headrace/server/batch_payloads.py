@@ -11,6 +11,7 @@ Anything else runs alone.
 
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def shape_of(payload: Any) -> Shape:
     if _is_array(payload):
         return Shape(_array_key(payload), len(payload)) if len(payload) else ALONE
     if isinstance(payload, list):
-        return Shape(("list", _kind(payload[0])), len(payload)) if payload else ALONE
+        return Shape(("list", _kind(payload)), len(payload)) if payload else ALONE
     if not isinstance(payload, Mapping) or not payload:
         return ALONE
     key = _row_key(payload)
@@ -44,7 +45,7 @@ def shape_of(payload: Any) -> Shape:
         if not rows:
             return ALONE
         others = sorted((name, repr(value)) for name, value in payload.items() if name != key)
-        return Shape((key, _kind(rows[0]), *others), len(rows))
+        return Shape((key, _kind(rows), *others), len(rows))
     if not _is_columns(payload):
         return ALONE
     lengths = {len(column) for column in payload.values()}
@@ -272,24 +273,45 @@ def _concatenated(arrays: Sequence[Any]) -> Any:
     return np.concatenate(arrays)
 
 
-def _kind(row: Any) -> Hashable:
+def _kind(rows: Sequence[Any]) -> Hashable:
     """What rows must have in common so that an array of them stays what each alone would be.
 
-    The first of each list stands for all: a body whose own rows differ fails by itself.
+    The first of each list stands for all: a body whose own rows differ fails by itself. But one
+    fraction makes an array of whole numbers one of floats, so all numbers are looked at.
     """
-    if isinstance(row, bool):
+    first, leaves, lengths = rows[0], iter(rows), []
+    while isinstance(first, list | tuple):
+        lengths.append(len(first))
+        if not first:
+            return tuple(lengths)
+        first, leaves = first[0], chain.from_iterable(leaves)
+    return (*lengths, _kind_of_leaves(first, leaves)) if lengths else _kind_of_leaves(first, leaves)
+
+
+def _kind_of_leaves(first: Any, leaves: Iterable[Any]) -> Hashable:
+    if isinstance(first, bool):
         return "boolean"
-    if isinstance(row, int | float):
+    if isinstance(first, float):
         return "number"
-    if isinstance(row, str | bytes):
+    if isinstance(first, int):
+        return "number" if _has_fraction(leaves) else "whole number"
+    if isinstance(first, str | bytes):
         return "text"
-    if isinstance(row, list | tuple):
-        return (len(row), _kind(row[0])) if row else (0,)
-    if isinstance(row, Mapping):
-        return tuple(sorted((str(name), _kind(value)) for name, value in row.items()))
-    if _is_array(row):
-        return _array_key(row)
-    return type(row).__qualname__
+    if isinstance(first, Mapping):
+        found = [each for each in leaves if isinstance(each, Mapping)]
+        columns = {name: [each[name] for each in found if name in each] for name in first}
+        return tuple(sorted((str(name), _kind(column)) for name, column in columns.items()))
+    if _is_array(first):
+        return _array_key(first)
+    return type(first).__qualname__
+
+
+def _has_fraction(numbers: Iterable[Any]) -> bool:
+    try:
+        kinds = set(map(type, numbers))
+    except TypeError:  # a number where others have lists
+        return False
+    return any(issubclass(kind, float) for kind in kinds)
 
 
 def _described(value: Any) -> str:

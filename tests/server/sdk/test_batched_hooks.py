@@ -153,7 +153,7 @@ def test_v1_v2_and_grpc_requests_of_a_model_meet_in_one_call_of_predict(
             first = asyncio.create_task(ask(port, "POST", "/v2/models/m/infer", v2_body(1)))
             assert await asyncio.to_thread(model.started.wait, 10)
             one = asyncio.create_task(
-                ask(port, "POST", "/v1/models/m:predict", b'{"instances": [[2], [3]]}')
+                ask(port, "POST", "/v1/models/m:predict", b'{"instances": [[2.0], [3.0]]}')
             )
             two = asyncio.create_task(ask(port, "POST", "/v2/models/m/infer", v2_body(4, 5)))
             grpc = asyncio.create_task(client.infer(v2(6)))
