@@ -29,6 +29,9 @@ def text(from_grpc: bool) -> InferRequest:
     ("one", "other", "is_same"),
     [
         pytest.param({"instances": [[1]]}, {"instances": [[2], [3]]}, True, id="V1 rows"),
+        pytest.param(
+            {"instances": np.ones((2, 1))}, {"instances": np.ones((3, 1))}, True, id="V1 arrays"
+        ),
         pytest.param({"instances": [[1]]}, {"instances": [[1.5]]}, False, id="ints and floats"),
         pytest.param([[1], [2]], [[1], [2.5]], False, id="floats after the first"),
         pytest.param([[1, 2.5]], [[1.5, 2]], True, id="a float wherever it stands"),

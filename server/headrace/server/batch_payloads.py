@@ -42,7 +42,7 @@ def shape_of(payload: Any) -> Shape:
     key = _row_key(payload)
     if key is not None:
         rows = payload[key]
-        if not rows:
+        if not len(rows):  # which may be an array
             return ALONE
         others = sorted((name, repr(value)) for name, value in payload.items() if name != key)
         return Shape((key, _kind(rows), *others), len(rows))
