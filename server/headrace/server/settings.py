@@ -157,7 +157,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_receiving_bytes: Annotated[
         int | None,
         doc(
-            "bodies coming in over HTTP, per worker; default: half its memory limit, if it has one"
+            "bodies over HTTP that come in or are read, per worker; default: half its memory "
+            "limit, if it has one"
         ),
     ] = None
     max_header_bytes: Annotated[int, doc("all request headers")] = 64 << 10

@@ -15,6 +15,7 @@ from headrace.server.rest.generate import Generate
 from headrace.server.rest.grpc_bridge import GrpcBridge
 from headrace.server.rest.health import Health
 from headrace.server.rest.operator import Operator
+from headrace.server.rest.reading import Reading
 from headrace.server.rest.repository import RepositoryCalls
 from headrace.server.rest.routes import Match, Route, Routes
 from headrace.server.rest.v1 import V1
@@ -33,12 +34,12 @@ FLAGS = {
 }
 
 
-def routes(plane: DataPlane, control: Control, settings: Settings) -> list[Route]:
+def routes(plane: DataPlane, control: Control, settings: Settings, reading: Reading) -> list[Route]:
     """Every route there is, /docs and gRPC's paths only where they are enabled."""
     table = [
         *Health(plane, control).routes(),
         *V1(plane, settings).routes(),
-        *V2(plane, settings).routes(),
+        *V2(plane, settings, reading).routes(),
         *Generate(plane, settings).routes(),
         *RepositoryCalls(control, settings).routes(),
         *Operator(plane, control).routes(),
@@ -66,7 +67,8 @@ class Application:
 
     def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
         self.settings = settings
-        self.routes = Routes(routes(plane, control, settings))
+        self.reading = Reading()
+        self.routes = Routes(routes(plane, control, settings, self.reading))
         self.is_stopping = False  # what is cancelled from now on answers 503
         self._plane = plane
         self._control = control

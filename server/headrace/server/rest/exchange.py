@@ -16,6 +16,7 @@ from headrace.server.protocol import compression
 from headrace.server.rest import errors
 from headrace.server.rest.answer import Answer
 from headrace.server.rest.call import Call, deadline
+from headrace.server.rest.reading import Reading
 from headrace.server.rest.routes import Match
 from headrace.server.settings import Settings
 
@@ -26,6 +27,7 @@ class ExchangeOwner(Protocol):
     """What all exchanges of a listener share."""
 
     settings: Settings
+    reading: Reading
     is_stopping: bool
 
     @property
@@ -41,7 +43,7 @@ async def run(exchange: Exchange, found: Match | Answer, owner: ExchangeOwner) -
     answer = Answer()
     try:
         if isinstance(found, Match):
-            answer = await _answered(found, call, owner.settings)
+            answer = await _answered(found, call, owner)
         else:
             answer = replace(found, headers=dict(found.headers))  # found is every such request's
         request_id = headers.get("x-request-id", "")
@@ -85,16 +87,16 @@ def fields(answer: Answer) -> list[tuple[str, str]]:
     return found
 
 
-async def _answered(match: Match, call: Call, settings: Settings) -> Answer:
-    limit_s = settings.request_timeout or None
+async def _answered(match: Match, call: Call, owner: ExchangeOwner) -> Answer:
+    limit_s = owner.settings.request_timeout or None
     try:
         if limit_s is not None or not match.route.is_quick:
             await in_task()
         if limit_s is not None:
             call.context.deadline_s = deadline(time.monotonic(), limit_s)
             async with asyncio.timeout(limit_s):
-                return await _handled(match, call, settings)
-        return await _handled(match, call, settings)
+                return await _handled(match, call, owner)
+        return await _handled(match, call, owner)
     except TimeoutError as err:
         if limit_s is None or time.monotonic() < (call.context.deadline_s or 0):
             return errors.to_answer(err)  # the model's own
@@ -107,20 +109,22 @@ async def _answered(match: Match, call: Call, settings: Settings) -> Answer:
         return errors.to_answer(err)
 
 
-async def _handled(match: Match, call: Call, settings: Settings) -> Answer:
+async def _handled(match: Match, call: Call, owner: ExchangeOwner) -> Answer:
     coding = call.headers.get("content-encoding")
     if coding:
-        call.body = await _decompressed(call.body, coding, settings.max_body_bytes)
+        call.body = await _decompressed(call.body, coding, owner)
     answer = await match.route.handler(call)
     if answer.stream is not None:
         answer.stream = await _begun(answer.stream)
     return answer
 
 
-async def _decompressed(body: Buffer, coding: str, max_bytes: int) -> Buffer:
+async def _decompressed(body: Buffer, coding: str, owner: ExchangeOwner) -> Buffer:
+    max_bytes = owner.settings.max_body_bytes
     if len(body) <= SMALL_BYTES // 8:
         return compression.decompress(body, coding, max_bytes)
-    return await asyncio.to_thread(compression.decompress, body, coding, max_bytes)
+    with owner.reading.of(len(body)):
+        return await asyncio.to_thread(compression.decompress, body, coding, max_bytes)
 
 
 async def _compress(answer: Answer, accepted: str, settings: Settings) -> None:

@@ -32,6 +32,7 @@ class RestListener:
         self.http = HttpServer(
             short_path=self.application, limits=limits(settings), render=render, http2=http2
         )
+        self.application.reading.bodies = self.http.receiving
 
     async def start(self) -> int:
         """Bind and serve; the port, 0 for a Unix socket.

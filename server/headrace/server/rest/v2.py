@@ -13,6 +13,7 @@ from headrace.server.request import Context, Request
 from headrace.server.rest.answer import Answer, encoded_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.limits import parse_limits
+from headrace.server.rest.reading import Reading
 from headrace.server.rest.routes import Route
 from headrace.server.rest.v1 import event_settings
 from headrace.server.settings import Settings
@@ -23,9 +24,10 @@ _LENGTH = v2_rest.LENGTH_HEADER.lower()
 
 
 class V2:
-    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+    def __init__(self, plane: DataPlane, settings: Settings, reading: Reading) -> None:
         self._plane = plane
         self._limits = parse_limits(settings)
+        self._reading = reading
         self._events = event_settings(settings)
 
     def routes(self) -> list[Route]:
@@ -34,45 +36,50 @@ class V2:
     async def infer(self, call: Call) -> Answer:
         """The length header alone decides the form; Content-Type is ignored (contract D8)."""
         header = call.headers.get(_LENGTH)
-        request: Request | None = None
-        envelope: v2_rest.Envelope | None = None
-        is_large = False
-        if header is None and len(call.body) > LARGE_BYTES:
-            is_large = True
-            await in_task()
-            found = await asyncio.to_thread(
-                v2_rest.read_large, call.body, call.model, call.version, self._limits
-            )
-            request, envelope = (found, None) if isinstance(found, Request) else (None, found)
-        elif header is None:
-            request = v2_rest.read_plain(call.body, call.model, call.version, self._limits)
-            if request is None:
-                envelope = v2_rest.parse(call.body, None, self._limits)
+        length = None if header is None else v2_rest.parse_json_length(header, len(call.body))
+        if (len(call.body) if length is None else length) > LARGE_BYTES:
+            request, model = await self._read_large(call, length)
         else:
-            length = v2_rest.parse_json_length(header, len(call.body))
-            is_large = length > LARGE_BYTES
-            if is_large:
-                await in_task()
-                envelope = await asyncio.to_thread(v2_rest.parse, call.body, length, self._limits)
-            elif length:
-                envelope = v2_rest.parse(call.body, length, self._limits)
-        model = await self._plane.ready_model(call.model, call.version)
-        if envelope is not None:
-            given = (envelope, model.name, model.servable.inputs, self._limits, call.version)
-            if is_large:
-                request = await asyncio.to_thread(v2_rest.to_request, *given)
+            found: Request | v2_rest.Envelope | None = None
+            if length is None:
+                found = v2_rest.read_plain(call.body, call.model, call.version, self._limits)
+            if found is None and length != 0:
+                found = v2_rest.parse(call.body, length, self._limits)
+            model = await self._plane.ready_model(call.model, call.version)
+            inputs = model.servable.inputs
+            if found is None:
+                request = v2_rest.raw_binary_request(call.body, model.name, inputs, call.version)
+            elif isinstance(found, Request):
+                request = found
             else:
-                request = v2_rest.to_request(*given)
-        elif request is None:
-            request = v2_rest.raw_binary_request(
-                call.body, model.name, model.servable.inputs, call.version
-            )
+                request = v2_rest.to_request(found, model.name, inputs, self._limits, call.version)
         add_deadline(request, call.context)
         response = await self._plane.infer_once(model, request, call.context)
         encoded = v2_rest.encode(response, request)
         if "ce-id" in call.headers:
             encoded.headers.update(self._event_headers(call, model))
         return encoded_answer(encoded, call.context.response_headers)
+
+    async def _read_large(self, call: Call, length: int | None) -> tuple[Request, ServedModel]:
+        """In a thread. length: of the JSON; None: the body is all JSON."""
+        await in_task()
+        body, limits = call.body, self._limits
+        with self._reading.of(len(body) if length is None else length):
+            found: Request | v2_rest.Envelope
+            if length is None:
+                found = await asyncio.to_thread(
+                    v2_rest.read_large, body, call.model, call.version, limits
+                )
+            else:
+                found = await asyncio.to_thread(v2_rest.parse, body, length, limits)
+            model = await self._plane.ready_model(call.model, call.version)
+            if isinstance(found, Request):
+                return found, model
+            inputs = model.servable.inputs
+            request = await asyncio.to_thread(
+                v2_rest.to_request, found, model.name, inputs, limits, call.version
+            )
+            return request, model
 
     def _event_headers(self, call: Call, model: ServedModel) -> dict[str, str]:
         """A binary CloudEvent is answered with one, around the V2 body (contract §1.6)."""
