@@ -34,8 +34,8 @@ from headrace.server.batching import (
     sent,
     set_limits,
 )
-from headrace.server.errors import ModelNotReady, QueueFull, QueueTimeout
-from headrace.server.execution import UNLOADING, Executor, Mode, guarded
+from headrace.server.errors import ModelNotReady, QueueTimeout
+from headrace.server.execution import UNLOADING, Executor, Mode, guarded, queue_full
 from headrace.server.latency_model import LatencyModels
 from headrace.server.reply_order import ReplyOrder
 from headrace.server.request import Context
@@ -234,10 +234,8 @@ class Batcher:
         )
         if message:
             self.record.refuse(Refusal.FULL)
-            raise QueueFull(
-                f"Exceeds maximum queue size: model {executor.model_name} has {message}",
-                self._retry_after_s(time.monotonic()),
-            )
+            again_s = self._retry_after_s(time.monotonic())
+            raise queue_full(executor.model_name, message, again_s)
 
     def _advance(self) -> None:
         """Do what is decided until it is to wait."""

@@ -47,6 +47,19 @@ class QueueLimits:
     max_requests: int = 1024
     max_bytes: int = 1 << 30
 
+    def broken(self, waiting: int, waiting_bytes: int, more_bytes: int) -> str:
+        """The bound that a request of more_bytes would break behind what waits; "" if none."""
+        if self.max_requests and waiting >= self.max_requests:
+            return f"{waiting} requests waiting (--max_queue_requests {self.max_requests})"
+        if self.max_bytes and waiting_bytes + more_bytes > self.max_bytes:
+            return f"{waiting_bytes} bytes waiting (--max_queue_bytes {self.max_bytes})"
+        return ""
+
+
+def queue_full(model_name: str, broken: str, retry_after_s: float) -> QueueFull:
+    """The refusal of a request that would break a bound, as `QueueLimits.broken` words it."""
+    return QueueFull(f"Exceeds maximum queue size: model {model_name} has {broken}", retry_after_s)
+
 
 @dataclass(frozen=True, slots=True)
 class InlineLimits:
@@ -144,19 +157,9 @@ class Executor(Generic[Instance]):
             self._threads.shutdown(wait=False)
 
     async def _wait(self, context: Context) -> Instance:
-        limits = self.limits
-        if limits.max_requests and self.pending_requests >= limits.max_requests:
-            raise QueueFull(
-                f"Exceeds maximum queue size: model {self.model_name} has {self.pending_requests} "
-                f"requests waiting (--max_queue_requests {limits.max_requests})",
-                self.retry_after_s(),
-            )
-        if limits.max_bytes and self.pending_bytes + context.body_bytes > limits.max_bytes:
-            raise QueueFull(
-                f"Exceeds maximum queue size: model {self.model_name} has {self.pending_bytes} "
-                f"bytes waiting (--max_queue_bytes {limits.max_bytes})",
-                self.retry_after_s(),
-            )
+        broken = self.limits.broken(self.pending_requests, self.pending_bytes, context.body_bytes)
+        if broken:
+            raise queue_full(self.model_name, broken, self.retry_after_s())
         waiter: asyncio.Future[Instance] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self.pending_requests += 1

@@ -22,7 +22,7 @@ from headrace.http import in_task
 from headrace.server import backlog, hooks
 from headrace.server.batcher import Batcher
 from headrace.server.batching import ONE_BY_ONE, BatchPolicy
-from headrace.server.errors import QueueFull, QueueTimeout
+from headrace.server.errors import QueueTimeout
 from headrace.server.execution import (
     ALWAYS_INLINE,
     RECENT,
@@ -30,6 +30,7 @@ from headrace.server.execution import (
     InlineLimits,
     Mode,
     QueueLimits,
+    queue_full,
 )
 from headrace.server.hook_messages import to_infer_request, to_response, to_specs, v1_body
 from headrace.server.hooks import InferenceVerb
@@ -273,20 +274,10 @@ class ModelServable:
 
     def _admit(self, context: Context) -> None:
         """Raises QueueFull, QueueTimeout: the executor's rules for what it does not run."""
-        limits, name = self._limits, self.model.name
-        if limits.max_requests and self._awaiting >= limits.max_requests:
-            raise QueueFull(
-                f"Exceeds maximum queue size: model {name} has {self._awaiting} "
-                f"requests waiting (--max_queue_requests {limits.max_requests})",
-                backlog.retry_after_s(self._typical_s),  # they run at the same time
-            )
-        is_over = self._awaiting and self._awaiting_bytes + context.body_bytes > limits.max_bytes
-        if limits.max_bytes and is_over:
-            raise QueueFull(
-                f"Exceeds maximum queue size: model {name} has {self._awaiting_bytes} "
-                f"bytes waiting (--max_queue_bytes {limits.max_bytes})",
-                backlog.retry_after_s(self._typical_s),
-            )
+        more_bytes = context.body_bytes if self._awaiting else 0  # one alone is never too large
+        broken = self._limits.broken(self._awaiting, self._awaiting_bytes, more_bytes)
+        if broken:  # they run at the same time
+            raise queue_full(self.model.name, broken, backlog.retry_after_s(self._typical_s))
         if context.deadline_s is not None and time.monotonic() >= context.deadline_s:
             raise QueueTimeout(retry_after_s=backlog.retry_after_s(self._typical_s))
         self._awaiting += 1

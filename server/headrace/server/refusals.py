@@ -32,10 +32,9 @@ def overfull(
 ) -> str:
     """Which bound entry would break by waiting behind what already does; "" if none."""
     most = policy.queue_of(entry.level).max_requests
-    if bounds.max_requests and waiting >= bounds.max_requests:
-        return f"{waiting} requests waiting (--max_queue_requests {bounds.max_requests})"
-    if bounds.max_bytes and waiting_bytes + entry.size_bytes > bounds.max_bytes:
-        return f"{waiting_bytes} bytes waiting (--max_queue_bytes {bounds.max_bytes})"
+    broken = bounds.broken(waiting, waiting_bytes, entry.size_bytes)
+    if broken:
+        return broken
     if most and of_its_level >= most:
         return f"{most} requests waiting (max_queue_size {most})"
     return ""
