@@ -234,6 +234,14 @@ class Http2Connection(asyncio.Protocol):
         except OSError:  # the client has gone, and asyncio tells only in the next turn
             transport.close()
 
+    @property
+    def is_sending(self) -> bool:
+        """An answer is still to end, or to be taken from the transport."""
+        transport = self._transport
+        if transport is None:
+            return False
+        return bool(self.streams) or transport.get_write_buffer_size() > 0
+
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()

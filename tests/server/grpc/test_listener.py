@@ -142,6 +142,27 @@ def test_what_does_not_end_within_the_grace_ends_unavailable() -> None:
     asyncio.run(main())
 
 
+def test_stopping_waits_until_a_large_answer_is_read() -> None:
+    """It ends for us as it is written; the client's windows let it come later."""
+
+    async def main() -> None:
+        slow = Blocks()
+        options = [("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
+        async with running(served("m", slow, Mode.THREAD)) as server:
+            target = f"127.0.0.1:{server.ports.grpc}"
+            async with grpc.aio.insecure_channel(target, options=options) as channel:
+                request = codec.encode_request(Request("m", [fp32([1.0] * 5_000_000)]))
+                call = Client(channel).infer_call(request)
+                await until(slow.started.is_set)
+                stopping = asyncio.create_task(server.stop())
+                await until(lambda: server.control.is_draining)
+                slow.may_end.set()
+                assert await status_of(call) == ("OK", "")
+                await stopping
+
+    asyncio.run(main())
+
+
 def self_signed(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and its key, as files."""
     key = ec.generate_private_key(ec.SECP256R1())

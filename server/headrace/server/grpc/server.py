@@ -19,7 +19,8 @@ from headrace.server.grpc.fields import MessageSizes
 from headrace.server.grpc.rpc import Method, Rpc, refuse
 
 CONTENT_TYPE = b"application/grpc"
-FLUSH_S = 1.0  # for the last answers to be read once we stop
+FLUSH_S = 1.0  # for the last answers to be read once the time for them is over
+LOOK_S = 0.02  # between two looks at answers that clients are reading
 
 
 class GrpcServer:
@@ -63,12 +64,14 @@ class GrpcServer:
             connection.go_away()
 
     async def stop(self, grace_s: float) -> None:
-        """GOAWAY to all; open calls have grace_s, then they end UNAVAILABLE."""
+        """GOAWAY to all; open calls have grace_s to end and to be read, then end UNAVAILABLE."""
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
         self.closing.set()
         self.drain()
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + grace_s
         if not await self._until_none(self._calls, grace_s):
             late = list(self._calls)
             for call in late:
@@ -76,11 +79,16 @@ class GrpcServer:
             tasks = [call.task for call in late if call.task is not None]
             if tasks:
                 await asyncio.wait(tasks, timeout=FLUSH_S)
+        while loop.time() < end_s and self._is_sending():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)  # transports tell nobody
         for connection in list(self._connections):
             connection.close()
         if not await self._until_none(self._connections, FLUSH_S):
             for connection in list(self._connections):
                 connection.abort()
+
+    def _is_sending(self) -> bool:
+        return any(each.is_sending for each in self._connections)
 
     async def _until_none(self, things: set[Any], within_s: float) -> bool:
         try:
