@@ -14,7 +14,7 @@ import h2.connection
 import h2.events
 import pytest
 
-from headrace.http import frames
+from headrace.http import frames, http2
 from headrace.http.frames import Code, Kind, pack
 from headrace.http.header_blocks import to_block
 from headrace.http.http2 import Http2Connection, Http2Limits
@@ -54,11 +54,32 @@ class Socket:
     abort = close
 
 
+class Unread(Socket):
+    """sizes: of what its client has still to take, one look after the other; the last one stays."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self._sizes = list(sizes)
+        self.was_aborted = False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
+
+    def abort(self) -> None:
+        self.was_aborted = self.is_closed = True
+
+
 class Server:
     """A connection whose application notes what comes; `answer` sends what goes."""
 
-    def __init__(self, limits: Http2Limits = LIMITS) -> None:
-        self.socket = Socket()
+    def __init__(self, limits: Http2Limits = LIMITS, socket: Socket | None = None) -> None:
+        self.socket = socket or Socket()
         self.streams: list[Stream] = []
         self.bodies: dict[int, bytes] = {}
         self.ended: list[int] = []
@@ -306,6 +327,29 @@ def test_going_away_lets_what_is_open_end() -> None:
         server.answer(server.streams[0])
         assert server.socket.written.endswith(frames.pack_block(1, END, True, 1000))
         assert server.socket.is_closed
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_cut"),
+    [
+        pytest.param([9], True, id="takes nothing"),
+        pytest.param([9, 8, 7, 6, 5, 0], False, id="takes some"),
+    ],
+)
+def test_the_end_waits_for_a_client_that_reads(
+    sizes: list[int], is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        monkeypatch.setattr(http2, "LINGER_S", 0.001)
+        unread = Unread(*sizes)
+        server = Server(Http2Limits(write_idle_timeout_s=0.0005), unread)
+        server.connection.close()
+        async with asyncio.timeout(5):
+            while not unread.is_closed:  # noqa: ASYNC110 - a transport tells nobody
+                await asyncio.sleep(0)
+        assert unread.was_aborted is is_cut
 
     run(work)
 

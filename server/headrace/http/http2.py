@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from headrace.http import frames
 from headrace.http.exchange import Buffer
+from headrace.http.flow import Outflow
 from headrace.http.frames import Broken, Code, Kind, Setting
 from headrace.http.header_blocks import BlockReader
 from headrace.http.http2_abuse import Abuse
@@ -75,6 +76,7 @@ class Http2Connection(asyncio.Protocol):
         self._blocked: dict[int, Stream] = {}  # by the connection's window, not by their own
         self._greeting: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._outflow = Outflow()  # while it lingers
         self._stall: asyncio.TimerHandle | None = None  # runs while an answer waits for the client
         self._sent = 0  # bytes of answers
         self._sent_at_stall = 0
@@ -226,13 +228,27 @@ class Http2Connection(asyncio.Protocol):
         if not transport.can_write_eof():
             transport.close()
             return
-        self._linger = asyncio.get_running_loop().call_later(LINGER_S, transport.close)
+        loop = asyncio.get_running_loop()
+        self._outflow.look(transport.get_write_buffer_size(), loop.time())
+        self._linger = loop.call_later(LINGER_S, self._linger_on)
         for stream in list(self.streams.values()):
             self._take_back(stream)
         try:
             transport.write_eof()
         except OSError:  # the client has gone, and asyncio tells only in the next turn
             transport.close()
+
+    def _linger_on(self) -> None:
+        """As long as the client takes its answer."""
+        transport = self._transport
+        assert transport is not None
+        loop, left = asyncio.get_running_loop(), transport.get_write_buffer_size()
+        if not left:
+            transport.close()
+        elif self._outflow.has_stalled(left, loop.time(), self.limits.write_idle_timeout_s):
+            transport.abort()
+        else:
+            self._linger = loop.call_later(LINGER_S, self._linger_on)
 
     @property
     def is_sending(self) -> bool:
