@@ -31,6 +31,7 @@ class Http2Limits:
     max_streams: int = 1000
     preface_timeout_s: float = 10.0  # for a client to say that it speaks HTTP/2
     write_idle_timeout_s: float = 60.0  # answers of which the client takes nothing
+    body_idle_timeout_s: float = 30.0  # a request that stops coming; the application ends it
     max_header_bytes: int = 64 << 10  # the application refuses more; four times as many end all
     max_window_bytes: int = 1 << 20
     max_frame_bytes: int = 1 << 18

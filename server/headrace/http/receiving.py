@@ -1,4 +1,4 @@
-"""The bytes of bodies that are coming in, over all connections of a server, and their bound.
+"""The bytes of bodies that are coming in, over all connections of a process, and their bound.
 
 Only what has come counts, not what was announced: announcing costs a client nothing. A small body
 is never refused, nor is one that comes alone, so that the bound stops no request for ever.

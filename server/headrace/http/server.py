@@ -49,6 +49,7 @@ class HttpServer:
     """serve() sockets; drain() ends. All in one event loop.
 
     http2: takes over connections that begin as HTTP/2's do; None: they are malformed requests.
+    receiving: where other servers' bodies count too; None: limits say how much may come in.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class HttpServer:
         limits: Limits = Limits(),
         render: Render = render,
         http2: Callable[[asyncio.Transport, bytes], None] | None = None,
+        receiving: Receiving | None = None,
     ) -> None:
         self.limits = limits
-        self.receiving = Receiving(limits.max_receiving_bytes)
+        self.receiving = receiving or Receiving(limits.max_receiving_bytes)
         self.render = render
         self.http2 = http2
         self.received = memoryview(bytearray(RECEIVE_BYTES))

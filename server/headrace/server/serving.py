@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.http.receiving import Receiving
 from headrace.server.batch_metrics import BatchCollector
 from headrace.server.control import Control, LocalControl
 from headrace.server.dataplane import DataPlane
@@ -21,7 +22,7 @@ from headrace.server.errors import ServingError
 from headrace.server.grpc.listener import GrpcListener
 from headrace.server.metrics import InferenceMetrics, ModelCollector
 from headrace.server.repository import Repository
-from headrace.server.rest.listener import RestListener
+from headrace.server.rest.listener import RestListener, receiving_bytes
 from headrace.server.settings import Listen, Settings
 from headrace.server.tracing import Tracer
 
@@ -58,9 +59,10 @@ class Server:
 
     def use_control(self, control: Control) -> None:
         """Let operator calls go through control; before start. Without: this process alone."""
-        self._grpc = GrpcListener(self.plane, control, self.settings)
+        receiving = Receiving(receiving_bytes(self.settings))  # of both ports together
+        self._grpc = GrpcListener(self.plane, control, self.settings, receiving)
         http2 = self._grpc.join if self.settings.enable_grpc else None
-        self._rest = RestListener(self.plane, control, self.settings, http2)
+        self._rest = RestListener(self.plane, control, self.settings, http2, receiving)
 
     async def start(self, start_up: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Load the start-up models and open the ports, in the order of --listen.

@@ -157,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_receiving_bytes: Annotated[
         int | None,
         doc(
-            "bodies over HTTP that come in or are read, per worker; default: half its memory "
+            "requests that come in or are read, per worker; default: half its memory "
             "limit, if it has one"
         ),
     ] = None

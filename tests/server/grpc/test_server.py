@@ -20,6 +20,7 @@ from tests.serving import running
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCH = "/grpc.health.v1.Health/Watch"
 WAITING = b"\x0a\x07waiting"  # the model's name
 LIVE_ANSWER = b"\x08\x01"
@@ -139,14 +140,16 @@ HEADERS = {
 }
 
 
-async def asked(started: Server, body: bytes, **changed: str) -> dict[str, str]:
+async def asked(
+    started: Server, body: bytes, ends: bool = True, /, **changed: str
+) -> dict[str, str]:
     """The headers and trailers of the answer to one request of h2's."""
     named = {name.replace("__", ":").replace("_", "-"): value for name, value in changed.items()}
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     reader, writer = await asyncio.open_connection("127.0.0.1", started.ports.grpc)
     client.initiate_connection()
     client.send_headers(1, list({**HEADERS, **named}.items()))
-    client.send_data(1, body, end_stream=True)
+    client.send_data(1, body, end_stream=ends)
     writer.write(client.data_to_send())
     found: dict[str, str] = {}
     try:
@@ -240,6 +243,27 @@ def test_on_the_wire(body: bytes, changed: dict[str, str], answered: dict[str, s
         async with running(*usual(), max_body_bytes=1000) as started:
             found = await asked(started, body, **changed)
             assert {name: found.get(name) for name in answered} == answered
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(LIVE, b"", id="nothing"),
+        pytest.param(LIVE, framed(b"abc")[:-1], id="some of the message"),
+        pytest.param(LIVE, framed(b""), id="all but the end"),
+        pytest.param(STREAM, framed(b"abc")[:-1], id="some of a stream's message"),
+    ],
+)
+def test_a_request_that_stops_coming_ends(path: str, body: bytes) -> None:
+    async def work() -> None:
+        async with running(*usual(), body_idle_timeout_s=0.05) as started:
+            found = await asked(started, body, False, __path=path)
+            assert (found["grpc-status"], found["grpc-message"]) == (
+                "4",
+                "nothing of the request arrived for 0.05 s (--body_idle_timeout_s 0.05)",
+            )
 
     run(work)
 

@@ -6,6 +6,7 @@ One port for both protocols is what Knative needs (contract §11 row 36).
 import asyncio
 
 from headrace.http.http2 import Http2Limits
+from headrace.http.receiving import Receiving
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.grpc import health, inference, reflection
@@ -27,10 +28,19 @@ NO_LIMIT_HEADER_BYTES = 1 << 20  # HTTP/2 has no "none"
 class GrpcListener:
     """start() returns the port; stop() ends what is open."""
 
-    def __init__(self, plane: DataPlane, control: Control, settings: Settings) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        control: Control,
+        settings: Settings,
+        receiving: Receiving | None = None,
+    ) -> None:
         self.settings = settings
         self.server = GrpcServer(
-            services(plane, control, settings), message_sizes(settings), limits(settings)
+            services(plane, control, settings),
+            message_sizes(settings),
+            limits(settings),
+            receiving,
         )
 
     async def start(self) -> int:
@@ -66,6 +76,7 @@ def limits(settings: Settings) -> Http2Limits:
     return Http2Limits(
         max_header_bytes=settings.max_header_bytes or NO_LIMIT_HEADER_BYTES,
         preface_timeout_s=settings.header_timeout_s,
+        body_idle_timeout_s=settings.body_idle_timeout_s,
         write_idle_timeout_s=settings.write_idle_timeout_s,
     )
 

@@ -15,7 +15,15 @@ from typing import Any, Protocol
 from headrace.http import in_task, start
 from headrace.http.header_blocks import to_block
 from headrace.http.http2_stream import Stream
-from headrace.server.errors import InvalidInput, ServerNotReady, ServingError, Unsupported
+from headrace.http.limits import Refusal
+from headrace.http.receiving import Receiving
+from headrace.server.errors import (
+    InvalidInput,
+    QueueFull,
+    ServerNotReady,
+    ServingError,
+    Unsupported,
+)
 from headrace.server.grpc.errors import STOPPING, Ended, Status, StatusCode, to_status
 from headrace.server.grpc.fields import MessageSizes, inflated, status_text, timeout_s
 from headrace.server.tensor import Buffer
@@ -55,6 +63,8 @@ class Owner(Protocol):
 
     sizes: MessageSizes
     closing: asyncio.Event  # set when no new work is taken; streams and watches end by it
+    receiving: Receiving
+    now_s: float  # as of late
 
     def ended(self, rpc: "Rpc") -> None: ...
 
@@ -64,6 +74,7 @@ class Rpc:
 
     __slots__ = (
         "_arrived",
+        "_counted",
         "_encoding",
         "_end_s",
         "_has_begun",
@@ -78,6 +89,7 @@ class Rpc:
         "_timer",
         "_trailing",
         "_unread",
+        "came_s",
         "task",
     )
 
@@ -96,6 +108,8 @@ class Rpc:
         self._messages: deque[tuple[int, Buffer]] = deque()  # whether compressed, and what
         self._unread: deque[int] = deque()  # bytes on the wire of each
         self._returned = 0  # bytes of the held message the client may send again already
+        self._counted = 0  # bytes of what has not come whole, in the owner's `receiving`
+        self.came_s = owner.now_s  # the last of it
         self._input_is_over = False
         self._arrived: asyncio.Event | None = None
         stream.on_data = self._received
@@ -144,6 +158,7 @@ class Rpc:
                 raise StopAsyncIteration
             self._arrived = asyncio.Event()
             await self._arrived.wait()
+        self.came_s = self._owner.now_s  # until now it may have had no window
         self._stream.consumed(self._unread.popleft())
         self._return_held()
         return await self._read()
@@ -164,6 +179,13 @@ class Rpc:
         if self._method.streams_requests:
             self._begin()  # a client may wait for headers before it says anything
             self._start()
+
+    @property
+    def awaits_more(self) -> bool:
+        """What has come is of no use until the client sends the rest."""
+        if self._method.streams_requests:
+            return bool(self._held) and not self._messages
+        return not self._input_is_over
 
     def fail(self, error: BaseException) -> None:
         """End with error's status, and cancel what still runs."""
@@ -218,6 +240,8 @@ class Rpc:
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._counted:
+            self._count(0, is_last=True)
         self._owner.ended(self)
 
     def _expired(self) -> None:
@@ -256,16 +280,42 @@ class Rpc:
             count = len(self._messages)
             if not is_stream and (count > 1 or (is_last and not count)):
                 raise Unsupported(ONE_MESSAGE)
+            if not is_last or self._counted:
+                self._count(len(piece), is_last)
         except ServingError as err:
             self.fail(err)
             return
         self._input_is_over = is_last
         if is_stream:
-            self._return_held()
-            if self._arrived is not None:
-                self._arrived.set()
+            self._tell()
         elif is_last:
             self._start()
+
+    def _tell(self) -> None:
+        self._return_held()
+        if self._arrived is not None:
+            self._arrived.set()
+
+    def _count(self, more: int, is_last: bool) -> None:
+        """more bytes have come: hold what is not whole in `receiving`. Raises QueueFull."""
+        self.came_s = self._owner.now_s
+        held = 0
+        if not is_last:
+            held = len(self._held) if self._method.streams_requests else self._counted + more
+        if held > self._counted:
+            self._check_room(held - self._counted)
+            self._owner.receiving.take(held - self._counted)
+        else:
+            self._owner.receiving.release(self._counted - held)
+        self._counted = held
+
+    def _check_room(self, more: int) -> None:
+        """Raises QueueFull."""
+        try:
+            self._owner.receiving.check(more, self._counted)
+        except Refusal as refusal:
+            text = f"{refusal.text} (--max_receiving_bytes {refusal.limit})"
+            raise QueueFull(text) from None
 
     def _return_held(self) -> None:
         """A message may be longer than the window: its rest comes where no other waits."""
@@ -274,7 +324,7 @@ class Rpc:
             self._returned = len(self._held)
 
     def _take(self, piece: bytes) -> None:
-        """Cut piece, behind what is held, into messages. Raises PayloadTooLarge."""
+        """Cut piece, behind what is held, into messages. Raises PayloadTooLarge, QueueFull."""
         if self._held:
             self._held += piece
         data: bytes | bytearray = self._held or piece
@@ -284,6 +334,8 @@ class Rpc:
             self._owner.sizes.check_received(length)
             end = at + PREFIX.size + length
             if end > size:
+                if not self._counted:
+                    self._check_room(end - at)
                 break
             self._messages.append((is_compressed, _cut(data, at + PREFIX.size, end)))
             self._unread.append(PREFIX.size + length - self._returned)

@@ -13,7 +13,9 @@ from typing import Any
 from headrace.http.header_blocks import to_block
 from headrace.http.http2 import Http2Connection, Http2Limits
 from headrace.http.http2_stream import Stream
-from headrace.server.errors import ServerNotReady
+from headrace.http.receiving import Receiving
+from headrace.http.server import MAX_TICK_S, MIN_TICK_S
+from headrace.server.errors import DeadlineExceeded, ServerNotReady
 from headrace.server.grpc.errors import STOPPING, Status, StatusCode
 from headrace.server.grpc.fields import MessageSizes
 from headrace.server.grpc.rpc import Method, Rpc, refuse
@@ -24,15 +26,21 @@ LOOK_S = 0.02  # between two looks at answers that clients are reading
 
 
 class GrpcServer:
-    """serve() sockets or join() connections; stop() ends. services: names, then methods' names."""
+    """serve() sockets or join() connections; stop() ends. services: names, then methods' names.
+
+    receiving: shared with the HTTP port; None: requests that come in have no common bound.
+    """
 
     def __init__(
         self,
         services: Mapping[str, Mapping[str, Method]],
         sizes: MessageSizes,
         limits: Http2Limits,
+        receiving: Receiving | None = None,
     ) -> None:
         self.sizes = sizes
+        self.receiving = receiving or Receiving(0)
+        self.now_s = 0.0  # the loop's time at the last tick
         self.closing = asyncio.Event()
         self._methods = {
             f"/{service}/{name}".encode(): method
@@ -40,6 +48,8 @@ class GrpcServer:
             for name, method in methods.items()
         }
         self._limits = limits
+        self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, limits.body_idle_timeout_s / 16))
+        self._timer: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         self._connections: set[Http2Connection] = set()
         self._calls: set[Rpc] = set()
@@ -107,11 +117,23 @@ class GrpcServer:
     def _connection(self) -> Http2Connection:
         connection = Http2Connection(self._opened, self._limits, self._closed)
         self._connections.add(connection)
+        if self._timer is None and self._limits.body_idle_timeout_s:
+            self._tick()
         return connection
 
     def _closed(self, connection: Http2Connection) -> None:
         self._connections.discard(connection)
         self._changed.set()
+
+    def _tick(self) -> None:
+        """One timer for all calls: waiting for the rest of a request costs nothing."""
+        loop, limit_s = asyncio.get_running_loop(), self._limits.body_idle_timeout_s
+        self.now_s = loop.time()
+        late_s = self.now_s - self._tick_s - limit_s
+        for call in [each for each in self._calls if each.came_s <= late_s and each.awaits_more]:
+            text = f"nothing of the request arrived for {limit_s:g} s"
+            call.fail(DeadlineExceeded(f"{text} (--body_idle_timeout_s {limit_s:g})"))
+        self._timer = loop.call_later(self._tick_s, self._tick) if self._connections else None
 
     def _opened(self, stream: Stream) -> None:
         headers = dict(stream.headers)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.http import HttpServer, Limits
+from headrace.http.receiving import Receiving
 from headrace.server.control import Control
 from headrace.server.dataplane import DataPlane
 from headrace.server.memory import container_limit_bytes
@@ -24,13 +25,22 @@ class RestListener:
     """start() returns the port; stop() ends open connections."""
 
     def __init__(
-        self, plane: DataPlane, control: Control, settings: Settings, http2: TakeOver | None = None
+        self,
+        plane: DataPlane,
+        control: Control,
+        settings: Settings,
+        http2: TakeOver | None = None,
+        receiving: Receiving | None = None,
     ) -> None:
         self.settings = settings
         self._path: Path | None = None  # of a Unix socket
         self.application = Application(plane, control, settings)
         self.http = HttpServer(
-            short_path=self.application, limits=limits(settings), render=render, http2=http2
+            short_path=self.application,
+            limits=limits(settings),
+            render=render,
+            http2=http2,
+            receiving=receiving,
         )
         self.application.reading.bodies = self.http.receiving
 
