@@ -71,6 +71,16 @@ class Produces(Waits):
             self.events.append("ended")
 
 
+class Clings(Waits):
+    """Answers that nobody can cancel."""
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self.events.append(f"entered {exchange.target}")
+        while not self.go.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.go.wait()
+
+
 class Keeps:
     """Keeps the body it was given."""
 
@@ -601,6 +611,25 @@ def test_drain_says_when_its_time_was_not_enough(kind: Kind) -> None:
             await server.cancel()
             assert waits.events == ["entered /", "cancelled /"]
             assert await client.read_all() == b""
+
+    kind.run(run())
+
+
+@on_each_loop
+def test_cancel_waits_only_so_long_for_what_ignores_it(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        monkeypatch.setattr("headrace.http.server.FLUSH_S", SHORT_S)
+        clings = Clings()
+        server = HttpServer(short_path=clings)
+        async with serving(server) as served, connected(served.port) as client:
+            await client.send(GET)
+            await until(lambda: bool(clings.events))
+            async with asyncio.timeout(TIMEOUT_S):
+                await server.cancel()
+            assert await client.read_all() == b""
+            clings.go.set()
 
     kind.run(run())
 

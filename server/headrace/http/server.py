@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 1 << 18
 READERS = 64  # kept for the next request, of any connection
-FLUSH_S = 2.0  # longest a client may take to read its last answer once we stop
+FLUSH_S = 2.0  # for what is cancelled to end, and for clients to read last answers, once we stop
 MIN_TICK_S, MAX_TICK_S = 0.01, 1.0
 
 
@@ -121,13 +121,18 @@ class HttpServer:
         return True
 
     async def cancel(self) -> None:
-        """Cancel what is being answered, and wait for what it still says."""
+        """Cancel what is being answered, and wait FLUSH_S at most for what it still says."""
         for exchange in list(self._exchanges):
             if not exchange.cancel():
                 exchange.connection.end()
-        while self._exchanges:
-            self._changed.clear()
-            await self._changed.wait()
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                while self._exchanges:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            for exchange in list(self._exchanges):
+                exchange.connection.abort()
 
     async def end(self) -> None:
         """End every connection: what was written may go out within FLUSH_S."""

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 START_FAILED = 1
+STRAGGLERS_S = 1.0  # for tasks to end that are still there when all else has ended
 YOUNG_OBJECTS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 32 << 20
@@ -88,7 +89,22 @@ async def serve(
         write_ready_file(Path(server.settings.ready_file), server.ports)
     await waiting
     await server.stop()
+    await end_stragglers()
     return 0
+
+
+async def end_stragglers() -> None:
+    """Cancel what still runs, and end the process where that does not help.
+
+    A user's hook may swallow its cancellation; the loop would wait for it for ever.
+    """
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others and (await asyncio.wait(others, timeout=STRAGGLERS_S))[1]:
+        log.warning("stopping at once: tasks ignore that they are cancelled")
+        logging.shutdown()
+        os._exit(0)
 
 
 def settle_collector() -> None:

@@ -36,6 +36,28 @@ model.load()
 ModelServer().start([model])
 '''
 
+CLINGS = '''
+"""A model that cannot be cancelled."""
+import asyncio
+
+from headrace.server import Model, ModelServer
+
+
+class Clings(Model):
+    async def predict(self, payload, headers=None):
+        print("clings", flush=True)
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+
+model = Clings("clings")
+model.load()
+ModelServer().start([model])
+'''
+
 BROKEN = '''
 """A model whose load fails."""
 from headrace.server import Model, ModelServer

@@ -214,6 +214,18 @@ def test_the_grace_period_ends_what_does_not_end(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
 
 
+def test_a_hook_that_cannot_be_cancelled_keeps_nobody(tmp_path: Path) -> None:
+    flags = ["--grace_period", "0.2"]
+    with server_process(*flags, program=program(tmp_path, programs.CLINGS)) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.http)
+        client.request("POST", "/v1/models/clings:predict", BODY)
+        while "clings" not in server.log.read_text():  # the model has it now
+            assert server.process.poll() is None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        client.close()
+
+
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     flags = ["--drain_delay", "25", "--grace_period", "28"]
     with server_process(*flags, "--model", f"m=echo:{tmp_path}") as server:
