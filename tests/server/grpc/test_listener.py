@@ -109,6 +109,23 @@ def test_tls_serves_with_the_given_files(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_tls_handshake_has_the_time_of_a_preface(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+
+    async def main() -> None:
+        given = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+        grpc_ = listener(header_timeout_s=0.05, **given)
+        port = await grpc_.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03")
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+        await grpc_.stop(0)
+
+    asyncio.run(main())
+
+
 def test_stopping_finishes_what_runs_and_refuses_what_comes() -> None:
     async def main() -> None:
         slow = Blocks()

@@ -58,8 +58,13 @@ class GrpcServer:
 
     async def serve(self, sockets: Sequence[socket], tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
+        handshake_s = (self._limits.preface_timeout_s or None) if tls else None
         for each in sockets:
-            self._servers.append(await loop.create_server(self._connection, sock=each, ssl=tls))
+            self._servers.append(
+                await loop.create_server(
+                    self._connection, sock=each, ssl=tls, ssl_handshake_timeout=handshake_s
+                )
+            )
 
     def join(self, transport: asyncio.Transport, received: bytes) -> None:
         """Take over a connection of another port that turned out to be HTTP/2."""
