@@ -204,6 +204,33 @@ def test_what_the_client_does_not_read_waits() -> None:
     run(work)
 
 
+class Narrow(Socket):
+    """Full with the first bytes it gets."""
+
+    connection: Http2Connection | None = None
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.connection is not None:
+            self.connection.pause_writing()
+
+
+def test_an_application_that_never_waits_fills_no_memory() -> None:
+    async def work() -> None:
+        narrow = Narrow()
+        server = Server(LIMITS, narrow)
+        wide = frames.pack_window_update(0, 1 << 24) + frames.pack_window_update(1, 1 << 24)
+        server.connection.data_received(HELLO + OPEN + wide)
+        narrow.connection = server.connection
+        for _ in range(1000):
+            if server.streams[0].unread is None:
+                server.streams[0].send_data(bytes(10_000))
+        assert len(narrow.written) < 100_000
+        assert server.streams[0].unread is not None
+
+    run(work)
+
+
 def test_what_the_application_does_not_read_is_not_sent() -> None:
     async def work() -> None:
         server = Server()

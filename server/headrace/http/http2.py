@@ -21,6 +21,7 @@ from headrace.http.http2_stream import Stream
 
 LINGER_S = 2.0  # for a client to read our last words before the socket is closed
 MAX_UNTAKEN_BYTES = 1 << 20  # of frames no window holds back, for a client that reads nothing
+TURN_BYTES = 1 << 16  # of answers that may wait for the end of a turn of the loop
 HEADROOM = 4  # times the headers that are allowed are read, so that their stream alone is refused
 
 
@@ -80,6 +81,7 @@ class Http2Connection(asyncio.Protocol):
         self._outflow = Outflow()  # while it lingers
         self._stall: asyncio.TimerHandle | None = None  # runs while an answer waits for the client
         self._sent = 0  # bytes of answers
+        self._send_at = TURN_BYTES  # bytes of them, at which they wait no longer for the turn's end
         self._sent_at_stall = 0
         self._is_going = False  # GOAWAY has been sent
         self._is_closed = False
@@ -151,6 +153,10 @@ class Http2Connection(asyncio.Protocol):
         self._out.append(data)
 
     def sendable(self, stream: Stream) -> int:
+        """How much of stream may go out now. What piles up in a turn of the loop goes first: an
+        application that never waits is to see whether its client keeps up."""
+        if self._sent >= self._send_at and not self._is_reading:
+            self._send()
         if self._is_paused:
             return 0
         return min(self._send_window, stream.send_window)
@@ -512,6 +518,7 @@ class Http2Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         out, self._out = self._out, []
+        self._send_at = self._sent + TURN_BYTES
         if not out or self._transport is None or self._transport.is_closing() or self._linger:
             return
         data = out[0] if len(out) == 1 else b"".join(out)
