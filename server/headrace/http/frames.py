@@ -75,6 +75,10 @@ def pack_window_update(stream: int, more_bytes: int) -> bytes:
     return pack(Kind.WINDOW_UPDATE, 0, stream, struct.pack(">I", more_bytes))
 
 
+def pack_reset(stream: int, code: Code) -> bytes:
+    return pack(Kind.RST_STREAM, 0, stream, struct.pack(">I", code))
+
+
 def pack_goaway(last_stream: int, code: Code, text: str = "") -> bytes:
     return pack(Kind.GOAWAY, 0, 0, struct.pack(">II", last_stream, code) + text.encode()[:256])
 

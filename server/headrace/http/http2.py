@@ -378,13 +378,11 @@ class Http2Connection(asyncio.Protocol):
         self._last_stream = number
         if len(self.streams) >= self.limits.max_streams or self._is_going:
             self._count_reset()
-            refused = struct.pack(">I", Code.REFUSED_STREAM)
-            self.write(frames.pack(Kind.RST_STREAM, 0, number, refused))
+            self.write(frames.pack_reset(number, Code.REFUSED_STREAM))
             return
         if read.fault:
             self._count_reset()
-            malformed = struct.pack(">I", Code.PROTOCOL_ERROR)
-            self.write(frames.pack(Kind.RST_STREAM, 0, number, malformed))
+            self.write(frames.pack_reset(number, Code.PROTOCOL_ERROR))
             return
         stream = self.streams[number] = Stream(self, number, self._initial_window)
         stream.headers, stream.header_bytes = read.fields, read.size_bytes

@@ -1,14 +1,13 @@
 """One HTTP/2 stream: a request and its answer, as far as the windows let it go."""
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.http import frames
 from headrace.http.exchange import Buffer
-from headrace.http.frames import Code, Kind
+from headrace.http.frames import Code
 
 if TYPE_CHECKING:
     from headrace.http.http2 import Http2Connection
@@ -124,7 +123,7 @@ class Stream:
     def reset(self, code: Code) -> None:
         """End the stream without an answer, or without the rest of the request."""
         if not self.is_reset:
-            self.connection.write(frames.pack(Kind.RST_STREAM, 0, self.id, struct.pack(">I", code)))
+            self.connection.write(frames.pack_reset(self.id, code))
             self.close()
             self.connection.forget(self)
 
