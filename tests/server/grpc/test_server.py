@@ -281,7 +281,7 @@ def test_while_draining_clients_are_sent_elsewhere_and_answered_nevertheless() -
             stopping = asyncio.create_task(started.stop(over))
             await until(lambda: started.control.is_draining)
             native = started._grpc.server
-            assert [each._is_going for each in native._connections] == [True]
+            assert [each.is_going for each in native._connections] == [True]
             async with channel(started) as late:
                 assert await late.unary_unary(LIVE)(b"", timeout=10) == LIVE_ANSWER
                 await until(lambda: len(native._connections) == 1)
