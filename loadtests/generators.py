@@ -21,15 +21,20 @@ GRACE_S = 60.0  # over the asked seconds, before a generator is given up
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """Every latency of a run, for figures that depend on a limit."""
+    """Every latency of a run, for figures that depend on a limit.
+
+    in_time: the good answers that came within seconds. Those of a queue that drains afterwards have
+    their latencies, and make no rate.
+    """
 
     latencies_s: Sequence[float]
+    in_time: int
     lost: int
     seconds: float
 
     def figures(self) -> Figures:
         found = figures.histogram(self.latencies_s)
-        return Figures(found.count / self.seconds, found.latency_ms(), self.lost)
+        return Figures(self.in_time / self.seconds, found.latency_ms(), self.lost)
 
 
 def closed(

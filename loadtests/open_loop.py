@@ -7,7 +7,8 @@
 
 An open-loop latency counts from the moment the request was due, not from when a connection was
 free: a queue before the client is part of what a user waits. Prints one JSON object: latencies_s of
-the good answers, lost (refused, broken off, unanswered), seconds.
+the good answers, in_time (how many of them came within the offered seconds: a rate is of those),
+lost (refused, broken off, unanswered), seconds.
 """
 
 import argparse
@@ -28,20 +29,26 @@ import uvloop
 from loadtests.arrivals import Arrivals, times_s
 from loadtests.wires import RPC
 
-DRAIN_S = 10.0  # how long after the last send an answer still counts
+DRAIN_S = 10.0  # how long after the last send an answer is still waited for
 TIMER_S = 2e-3  # an event loop's timer may be so late: nearer to a send the loop is polled
 
 
 @dataclass(slots=True)
 class Tally:
+    """end_s: when the load ends, by perf_counter; later answers have latencies and make no rate."""
+
     latencies_s: list[float] = field(default_factory=list)
+    in_time: int = 0
     lost: int = 0
     open_requests: int = 0
+    end_s: float = float("inf")
 
     def settle(self, due_s: float, is_good: bool) -> None:
         self.open_requests -= 1
         if is_good:
-            self.latencies_s.append(time.perf_counter() - due_s)
+            now = time.perf_counter()
+            self.latencies_s.append(now - due_s)
+            self.in_time += now < self.end_s
         else:
             self.lost += 1
 
@@ -190,26 +197,25 @@ async def load(
     connections: int,
     seconds: float,
     due: Sequence[float],
-) -> float:
-    """Offers the load; returns how long it was offered. due: [] for a closed loop."""
+) -> None:
+    """Offers the load, and waits for what was not yet answered. due: [] for a closed loop."""
     await client.connect(connections)
     start = time.perf_counter()
+    tally.end_s = start + seconds
     if due:
         for each in due:
             while (left := start + each - time.perf_counter()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(max(0.0, left - TIMER_S))
             client.send(start + each)
     else:
-        client.closed_until_s = start + seconds
+        client.closed_until_s = tally.end_s
         client.start_all()
-    await asyncio.sleep(max(0.0, start + seconds - time.perf_counter()))
-    offered = time.perf_counter() - start
+    await asyncio.sleep(max(0.0, tally.end_s - time.perf_counter()))
     # A poll: requests settle from callbacks of many connections.
-    while tally.open_requests and time.perf_counter() < start + seconds + DRAIN_S:  # noqa: ASYNC110
+    while tally.open_requests and time.perf_counter() < tally.end_s + DRAIN_S:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     tally.lost += tally.open_requests
     await client.close()
-    return seconds if due else offered
 
 
 def main() -> None:
@@ -227,19 +233,19 @@ def main() -> None:
     due = times_s(given.arrivals, given.rate, given.seconds, given.seed) if given.rate else []
     tally = Tally()
 
-    async def run() -> float:
+    async def run() -> None:
         request = given.request.read_bytes()
         client: HttpClient | GrpcClient = (
             GrpcClient(given.port, request, tally)
             if given.grpc
             else HttpClient(given.port, request, tally, given.give_up)
         )
-        return await load(client, tally, given.connections, given.seconds, due)
+        await load(client, tally, given.connections, given.seconds, due)
 
-    seconds = uvloop.run(run())
-    told = {"latencies_s": tally.latencies_s, "lost": tally.lost, "seconds": seconds}
+    uvloop.run(run())
+    told = {"latencies_s": tally.latencies_s, "in_time": tally.in_time, "lost": tally.lost}
     os.set_blocking(1, True)  # a loop may have left a pipe otherwise, which then loses the rest
-    left = memoryview(json.dumps(told).encode())
+    left = memoryview(json.dumps({**told, "seconds": given.seconds}).encode())
     while left:
         left = left[os.write(1, left) :]
 

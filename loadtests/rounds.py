@@ -88,7 +88,7 @@ def _rounds(
             try:
                 found = each.run(each, server, under)
                 if not found.rate_per_s and not found.extra:
-                    raise RuntimeError(f"no good answer, {found.lost} lost")
+                    raise RuntimeError(f"no good answer in time, {found.lost} lost")
                 results.add(each.title, name, found)
             except (CannotRun, RuntimeError, OSError, ValueError) as error:
                 note(results, each.title, name, f"failed: {error}")
