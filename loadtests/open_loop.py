@@ -41,9 +41,12 @@ class Tally:
     in_time: int = 0
     lost: int = 0
     open_requests: int = 0
+    is_closed: bool = False
     end_s: float = float("inf")
 
     def settle(self, due_s: float, is_good: bool) -> None:
+        if self.is_closed:
+            return
         self.open_requests -= 1
         if is_good:
             now = time.perf_counter()
@@ -51,6 +54,11 @@ class Tally:
             self.in_time += now < self.end_s
         else:
             self.lost += 1
+
+    def close(self) -> None:
+        """What is still open is lost; closing its connections does not lose it once more."""
+        self.lost += self.open_requests
+        self.is_closed = True
 
 
 class Connection(asyncio.Protocol):
@@ -214,7 +222,7 @@ async def load(
     # A poll: requests settle from callbacks of many connections.
     while tally.open_requests and time.perf_counter() < tally.end_s + DRAIN_S:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    tally.lost += tally.open_requests
+    tally.close()
     await client.close()
 
 
