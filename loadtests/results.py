@@ -25,6 +25,10 @@ class Results:
     def note(self, title: str, peer: str, why: str) -> None:
         self.notes.setdefault(title, {})[peer] = why
 
+    def drop(self, title: str, peer: str) -> None:
+        """Runs that do not count after all; a note says why."""
+        self.runs.get(title, {}).pop(peer, None)
+
     def forget(self, title: str) -> None:
         """What an earlier run of the same scenario found."""
         self.runs.pop(title, None)

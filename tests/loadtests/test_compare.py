@@ -1,7 +1,11 @@
 """How the benchmark names what it cannot do, and what each peer brings."""
 
+import contextlib
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,8 +14,9 @@ from loadtests.figures import Figures
 from loadtests.goodput import Run
 from loadtests.progress import Progress
 from loadtests.results import Results
-from loadtests.scenarios import Scenario
-from loadtests.servers import KNOWN, CannotRun, Peer
+from loadtests.scenarios import Conditions, Scenario
+from loadtests.servers import KNOWN, CannotRun, Peer, Running
+from loadtests.wires import Wire
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,6 +115,38 @@ def test_a_server_leaves_the_ladder_of_rates_where_it_cannot_keep_up() -> None:
     results.add("open loop, 1,000/s", "kserve", Figures(820, {}))
     steps = scenarios.latency()
     assert [rounds.saturated_at(each, "kserve", results) for each in steps[:3]] == [None, None, 820]
+
+
+def test_runs_of_a_server_that_ends_up_wrong_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers_up = [_pretended("headrace"), _pretended("kserve")]
+    has_run: list[str] = []
+
+    def run(each: Scenario, running: Running, under: Conditions) -> Figures:
+        has_run.append(running.peer.name)
+        return Figures(10, {})
+
+    def check(each: Scenario, running: Running) -> None:
+        if running.peer.name == "kserve" and "kserve" in has_run:
+            raise scenarios.WrongAnswer("V2 JSON answered 200 nothing")
+
+    @contextlib.contextmanager
+    def started(peer: Peer, *_: object) -> Iterator[Running]:
+        yield next(each for each in servers_up if each.peer is peer)
+
+    monkeypatch.setattr(scenarios, "check", check)
+    monkeypatch.setattr(servers, "started", started)
+    each = Scenario("tiny", "tiny", Wire.V2, run)
+    results = Results()
+    peers = [server.peer for server in servers_up]
+    under = Conditions(1.0, is_tiny=True)
+    rounds.measure([each], peers, 2, under, 1, results, Progress(1, 1e6))
+    assert has_run == ["headrace", "kserve"] * 2
+    assert results.runs == {"tiny": {"headrace": [Figures(10, {})] * 2}}
+    assert results.notes == {"tiny": {"kserve": "wrong answer: V2 JSON answered 200 nothing"}}
+
+
+def _pretended(name: str) -> Running:
+    return Running(KNOWN[name], 1, 2, cast("subprocess.Popen[bytes]", None))
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
