@@ -1,7 +1,8 @@
 """Goodput of batching: what the runs of loadtests/batching.py say together. Pure.
 
 Goodput is the answers per second within a latency limit, from the moment a request was due. A case
-is a cost, an arrival process and a limit; its goodput is the sum over the offered loads.
+is a cost, an arrival process and a limit; its goodput is the sum over the offered loads, in rounds
+that measured all of them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,18 +38,32 @@ def policies(runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(each.policy for each in runs))
 
 
-def by_round(runs: Iterable[Run], case: Case, policy: str) -> dict[int, float]:
-    """The case's goodput by number of the round, the sweep among them."""
+def by_round(runs: Sequence[Run], case: Case, policy: str) -> dict[int, float]:
+    """The case's goodput by number of the round, the sweep among them.
+
+    A round in which one load's run failed is left out: its sum is of something else.
+    """
     cost, arrivals, limit = case
-    found: dict[int, float] = {}
-    for each in runs:
-        if (each.cost, each.arrivals, each.policy) == (cost, arrivals, policy):
-            found[each.number] = found.get(each.number, 0.0) + each.good_per_s[limit]
-    return found
+    of_case = [each for each in runs if (each.cost, each.arrivals) == (cost, arrivals)]
+    loads = {each.load for each in of_case}
+    found: dict[int, dict[float, float]] = {}
+    for each in of_case:
+        if each.policy == policy:
+            found.setdefault(each.number, {})[each.load] = each.good_per_s[limit]
+    return {
+        number: sum(by_load.values())
+        for number, by_load in found.items()
+        if by_load.keys() == loads
+    }
 
 
-def measured(runs: Iterable[Run], case: Case, policy: str) -> list[float]:
-    return [good for number, good in by_round(runs, case, policy).items() if number != SWEEP]
+def measured(runs: Sequence[Run], case: Case, policy: str) -> list[float]:
+    return list(_measured(runs, case, policy).values())
+
+
+def _measured(runs: Sequence[Run], case: Case, policy: str) -> dict[int, float]:
+    found = by_round(runs, case, policy)
+    return {number: good for number, good in found.items() if number != SWEEP}
 
 
 def swept_best(runs: Sequence[Run], case: Case) -> str | None:
@@ -72,11 +87,18 @@ def best_fixed(runs: Sequence[Run], case: Case) -> str | None:
 
 
 def ratio(runs: Sequence[Run], case: Case, other: str) -> Spread | None:
-    """Ours over other's; a policy measured once is held against each of our rounds."""
-    ours, theirs = measured(runs, case, OURS), measured(runs, case, other)
-    if not ours or not theirs:
+    """Ours over other's in the same round; one measured once is held against each of our rounds.
+
+    None where they share no round.
+    """
+    ours, theirs = _measured(runs, case, OURS), _measured(runs, case, other)
+    if len(theirs) == 1:
+        (only,) = theirs.values()
+        theirs = dict.fromkeys(ours, only)
+    shared = [number for number in ours if number in theirs]
+    if not shared:
         return None
-    return ratios(ours, theirs * len(ours) if len(theirs) == 1 else theirs)
+    return ratios([ours[number] for number in shared], [theirs[number] for number in shared])
 
 
 def by_load(runs: Iterable[Run], case: Case, policy: str) -> dict[float, float]:

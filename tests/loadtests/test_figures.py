@@ -159,6 +159,15 @@ def test_goodput_is_held_against_the_best_fixed_policy_measured_again() -> None:
     )
 
 
+def test_a_round_that_lacks_a_load_has_no_goodput() -> None:
+    whole = goodput_runs({"headrace": [0, 100, 120, 400], "fixed 8 rows, 0 ms": [0, 100, 60, 100]})
+    failed = [("headrace", 1), ("fixed 8 rows, 0 ms", 2)]
+    runs = [run for run in whole if run.load == 0.3 or (run.policy, run.number) not in failed]
+    assert goodput.measured(runs, CASE, "headrace") == [120, 400]
+    assert goodput.measured(runs, CASE, "fixed 8 rows, 0 ms") == [100, 100]
+    assert goodput.ratio(runs, CASE, "fixed 8 rows, 0 ms") == Spread(4, 4, 4)  # of the third
+
+
 def test_the_sweep_sends_its_winners_on() -> None:
     runs = goodput_runs({"fixed 8 rows, 0 ms": [200], "fixed 32 rows, 0 ms": [300]})
     assert batching.finalists(runs, CASE[0]) == ["fixed 32 rows, 0 ms"]
