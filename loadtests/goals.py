@@ -1,9 +1,11 @@
 """The goals of the hot path, each held against what was measured. Pure.
 
 A ratio is of runs made one after the other. "met" looks at the median; where the median misses but
-the spread reaches the goal, the answer is "within the spread".
+the spread reaches the goal, the answer is "within the spread". Where the others have runs and we
+have none the ratio is 0: our failures are part of every goal.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from loadtests.results import Results
 
 OUR_OWN = "headrace"  # how the names of our servers begin
 Found = tuple[Spread, str] | None  # and of what, where the goal leaves that open
+NOTHING = Spread(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def rates(title: str, peer: str, ours: str = OURS) -> Callable[[Results], Found]
 
 def p50s(title: str, peer: str) -> Callable[[Results], Found]:
     """How many times shorter our latency is."""
-    return lambda results: _over(results.of(title, peer), results.of(title, OURS), p50)
+    return lambda results: _over(results.of(title, OURS), results.of(title, peer), quickness)
 
 
 def rate(run: Figures) -> float:
@@ -63,9 +66,22 @@ def p50(run: Figures) -> float:
     return run.latency_ms.get("p50", 0.0)
 
 
-def _over(a: Sequence[Figures], b: Sequence[Figures], value: Callable[[Figures], float]) -> Found:
-    of = ratios([value(each) for each in a], [value(each) for each in b])
-    return None if of.median != of.median else (of, "")
+def quickness(run: Figures) -> float:
+    """Of latencies the larger is the better here, as of rates."""
+    return 1 / p50(run) if p50(run) else 0.0
+
+
+def _over(
+    ours: Sequence[Figures], theirs: Sequence[Figures], value: Callable[[Figures], float]
+) -> Found:
+    if theirs and not ours:
+        return NOTHING, ""
+    return _known(ratios([value(each) for each in ours], [value(each) for each in theirs]))
+
+
+def _known(of: Spread) -> Found:
+    """None beside others that answered nothing: there is no ratio to them."""
+    return None if math.isnan(of.median) else (of, "")
 
 
 def against_best_peer(start: str) -> Callable[[Results], Found]:
@@ -146,9 +162,11 @@ def against_fixed(results: Results) -> Found:
     runs = results.goodput
     best = {case: goodput.best_fixed(runs, case) for case in goodput.cases(runs)}
     return _lowest(
-        (_ratio(results, case, name), f"{', '.join(case)}: {name}")
+        (
+            _ratio(results, case, name) if name else (NOTHING, ""),
+            f"{', '.join(case)}: {name or 'no fixed policy was measured'}",
+        )
         for case, name in best.items()
-        if name
     )
 
 
@@ -166,8 +184,10 @@ def is_peer(name: str) -> bool:
 
 
 def _ratio(results: Results, case: goodput.Case, other: str) -> Found:
-    of = goodput.ratio(results.goodput, case, other)
-    return (of, "") if of else None
+    runs = results.goodput
+    if (of := goodput.ratio(runs, case, other)) is not None:
+        return _known(of)
+    return (NOTHING, "") if goodput.measured(runs, case, other) else None
 
 
 def _lowest(found: Iterable[tuple[Found, str]]) -> Found:

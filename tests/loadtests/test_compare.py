@@ -4,13 +4,14 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from loadtests import compare, goals, rounds, scenarios, servers
-from loadtests.figures import Figures
+from loadtests.figures import Figures, Spread
 from loadtests.goodput import Run
 from loadtests.progress import Progress
 from loadtests.results import Results
@@ -95,7 +96,8 @@ def runs_of(good_per_s: dict[str, float]) -> list[Run]:
         pytest.param([30, 33], [3, 3], ["10.5 x", "10-11"], "yes", id="met by the median"),
         pytest.param([27, 30], [3, 3], ["9.5 x", "9-10"], "within the spread", id="met at times"),
         pytest.param([9, 9], [3, 3], ["3 x", "3-3"], "no", id="missed"),
-        pytest.param([], [3, 3], ["-", ""], "not measured", id="of one side only"),
+        pytest.param([], [3, 3], ["0 x", "0-0"], "no", id="no runs of ours"),
+        pytest.param([9, 9], [], ["-", ""], "not measured", id="no runs of theirs"),
     ],
 )
 def test_a_goal_is_held_against_the_rounds(
@@ -107,6 +109,58 @@ def test_a_goal_is_held_against_the_rounds(
             results.add("tiny V2 JSON, 16 connections", name, Figures(rate, {}))
     goal = goals.GOALS[0]
     assert goal.cells(results) == [goal.work, goal.wanted, *measured, verdict]
+
+
+def test_a_scenario_in_which_only_a_peer_has_runs_counts_as_0() -> None:
+    results = Results()
+    results.add("onnx network, 1 connection", "headrace", Figures(30, {}))
+    for title in ("onnx network, 1 connection", "onnx network, 32 connections"):
+        results.add(title, "kserve", Figures(10, {}))
+        results.add(title, "headrace_unbatched", Figures(10, {}))
+    assert goals.against_best_peer("onnx network, ")(results) == (
+        Spread(0, 0, 0),
+        "kserve, onnx network, 32 connections",
+    )
+    assert goals.unbatched(results) == (Spread(0, 0, 0), "onnx network, 32 connections")
+    assert goals.p50s("onnx network, 32 connections", "kserve")(results) == (Spread(0, 0, 0), "")
+
+
+@pytest.mark.parametrize(
+    ("second", "fixed", "defaults"),
+    [
+        pytest.param(
+            {"headrace": 4, "fixed 8": 1, "kserve": 1},
+            (2, "a, poisson, 30 ms: fixed 8"),
+            (3, "a, poisson, 30 ms: kserve"),
+            id="the lowest of both",
+        ),
+        pytest.param(
+            {"fixed 8": 1, "kserve": 1},
+            (0, "b, poisson, 30 ms: fixed 8"),
+            (0, "b, poisson, 30 ms: kserve"),
+            id="none of ours",
+        ),
+        pytest.param(
+            {"headrace": 4},
+            (0, "b, poisson, 30 ms: no fixed policy was measured"),
+            (3, "a, poisson, 30 ms: kserve"),
+            id="none of the others",
+        ),
+        pytest.param(
+            {"headrace": 4, "fixed 8": 1, "kserve": 0},
+            (2, "a, poisson, 30 ms: fixed 8"),
+            (3, "a, poisson, 30 ms: kserve"),
+            id="a peer that never answers in time",
+        ),
+    ],
+)
+def test_no_case_of_batching_is_left_out(
+    second: dict[str, float], fixed: tuple[float, str], defaults: tuple[float, str]
+) -> None:
+    first = runs_of({"headrace": 6, "fixed 8": 3, "kserve": 2})
+    results = Results(goodput=[*(replace(run, cost="b") for run in runs_of(second)), *first])
+    for goal, (ratio, of) in ((goals.against_fixed, fixed), (goals.against_defaults, defaults)):
+        assert goal(results) == (Spread(ratio, ratio, ratio), of)
 
 
 def test_a_server_leaves_the_ladder_of_rates_where_it_cannot_keep_up() -> None:
