@@ -3,7 +3,7 @@
     python -m loadtests.compare                                  everything; about 40 minutes
     python -m loadtests.compare --work tiny --peers kserve,triton --match 'V2 JSON'
     python -m loadtests.compare --budget-minutes 40              shorter runs so that all fits
-    python -m loadtests.compare --work '' --out DIR              tables and plots once more
+    python -m loadtests.compare --render --out DIR               README and plots from results.json
 
 Our own servers (headrace, the KServe model with only its import changed, batching off, the raw
 calibration) run where a work calls for them. Progress goes to standard error, tables to standard
@@ -60,6 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("taskset is absent: server and load share all cores")
     folder = given.out or FOLDER / (machine.today() + ("-both-cores" if given.both_cores else ""))
     results = read(folder / "results.json")
+    if given.render:
+        if not (folder / "results.json").is_file():
+            raise SystemExit(f"compare: {folder}: no results.json to render")
+        render(folder, results)
+        print(report.markdown(results))
+        return 0
     with tempfile.TemporaryDirectory() as files:
         made = [made for name in works if (made := work(name, Path(files), given))]
         peers = ready(names, results, given.quick)
@@ -119,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
         help="choose seconds and rounds so that all fits; once over, one round of the rest",
     )
     options.add_argument("--out", type=Path, help="folder (default: loadtests/results/DATE)")
+    options.add_argument("--render", action="store_true", help="measure nothing, read what was")
     options.add_argument("--both-cores", action="store_true", help="pin neither; two workers")
     options.add_argument("--quick", action="store_true", help="each work once, tiny, to try it")
     return options
@@ -175,6 +182,11 @@ def read(file: Path) -> Results:
 def write(folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results.as_dict(), indent=1) + "\n")
+    render(folder, results)
+
+
+def render(folder: Path, results: Results) -> None:
+    """What people read of results.json, as goals and tables are computed now."""
     (folder / "README.md").write_text(report.markdown(results))
     plots.draw(results, folder)
 

@@ -221,3 +221,26 @@ def test_time_left_follows_the_pace_so_far() -> None:
     assert not progress.is_over
     now[0] = 251
     assert progress.is_over
+
+
+def test_what_was_measured_is_rendered_once_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = Results()
+    results.add("tiny V2 JSON, 16 connections", "headrace", Figures(30, {}))
+    results.note("all", "triton", "cannot be installed: no wheel")
+    compare.write(tmp_path, results)
+    before = (tmp_path / "results.json").read_bytes()
+    (tmp_path / "README.md").write_text("as goals were once computed\n")
+    assert compare.main(["--render", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "| tiny V2 JSON, 16 connections | headrace | 30 (30-30) |" in text
+    assert "cannot be installed: no wheel" in text
+    assert capsys.readouterr().out == text + "\n"
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_nothing_is_rendered_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as raised:
+        compare.main(["--render", "--out", str(tmp_path)])
+    assert str(raised.value) == f"compare: {tmp_path}: no results.json to render"
