@@ -1,5 +1,6 @@
 """Runs a load against a port and reads the generator's figures: wrk, h2load, or our own client."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -13,10 +14,12 @@ from pathlib import Path
 from loadtests import figures, machine
 from loadtests.arrivals import Arrivals
 from loadtests.figures import Figures
-from loadtests.wires import Request, Wire
+from loadtests.wires import RPC, Request, Wire
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 60.0  # over the asked seconds, before a generator is given up
+GRPC_PREFIX_BYTES = 5  # before a message: whether it is compressed, its length
+H2LOAD_WARM_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +117,60 @@ end
 def _h2load(
     request: Request, port: int, connections: int, streams: int, seconds: float, core: str
 ) -> Figures:
-    """h2load sees HTTP statuses only: the caller has checked one answer of the same request."""
+    """h2load sees HTTP statuses, and a failed call has 200 too, but no message. So one answer is
+    taken first, and h2load must see as many bytes for each. Its own warm-up would bring bytes that
+    are of no counted answer: there is a run before the run."""
+    frame_bytes = len(asyncio.run(call(port, request))) + GRPC_PREFIX_BYTES
     with tempfile.TemporaryDirectory() as folder:
         frame, log = Path(folder, "frame"), Path(folder, "log")
         frame.write_bytes(request.frame)
         command = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", "-d", str(frame)]
-        command += [f"-D{max(1, round(seconds))}", "--warm-up-time=1", f"--log-file={log}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-        text = _run([*command, f"http://127.0.0.1:{port}{request.path}"], seconds, core)
+        command += [f"http://127.0.0.1:{port}{request.path}"]
+        _run([*command, f"-D{H2LOAD_WARM_S}"], seconds, core)
+        timed = [f"-D{max(1, round(seconds))}", f"--log-file={log}"]
+        text = _run([*command, *timed], seconds, core)
         rows = [line.split("\t") for line in log.read_text().splitlines()]
     good = figures.histogram(int(row[2]) / 1e6 for row in rows if row[1] == "200")
-    rate = float(re.findall(r"finished in [\d.]+\w+, ([\d.]+) req/s", text)[0])
-    lost = sum(int(each) for each in re.findall(r"(\d+) (?:failed|errored|timeout)", text)[:3])
-    return Figures(rate, good.latency_ms(), lost)
+    return Figures(h2load_rate(text, frame_bytes), good.latency_ms(), h2load_lost(text))
+
+
+def h2load_rate(text: str, frame_bytes: int) -> float:
+    """Answers per second, of what h2load printed. frame_bytes: of one answer, its length before it.
+
+    Raises RuntimeError if the answers brought less: calls failed.
+    """
+    requests = int(_group(r"(\d+) succeeded", text))
+    data_bytes = int(_group(r"\((\d+)\) data", text))
+    if data_bytes < requests * frame_bytes:
+        raise RuntimeError(
+            f"{requests:,} answers of {frame_bytes} bytes brought {data_bytes:,}: calls failed"
+        )
+    return float(_group(r"finished in [\d.]+\w+, ([\d.]+) req/s", text))
+
+
+def h2load_lost(text: str) -> int:
+    return sum(int(each) for each in re.findall(r"(\d+) (?:failed|errored|timeout)", text)[:3])
+
+
+def _group(pattern: str, text: str) -> str:
+    """The pattern's group. Raises RuntimeError: another h2load may print otherwise."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"h2load printed no {pattern}: {text[-400:]}")
+    return match[1]
+
+
+async def call(port: int, request: Request) -> bytes:
+    """The answer to one unary call, as protobuf. Raises RuntimeError with another status."""
+    import grpc
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer: bytes = await channel.unary_unary(RPC)(request.body, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeError(f"gRPC answered {error.code().name}: {error.details()}") from error
+    return answer
 
 
 def _run(command: list[str], seconds: float, core: str) -> str:

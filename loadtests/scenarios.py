@@ -17,7 +17,6 @@ from loadtests.wires import Request, Wire
 CONNECTIONS = (1, 16, 64, 256, 512)
 RATES_PER_S = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 LOW_RATE_PER_S = 20.0
-H2LOAD_WARM_S = 1.0
 OURS = ("headrace", "headrace_model")
 KEPT = 0.95  # of the offered rate: below it a server is saturated
 
@@ -71,7 +70,8 @@ class Scenario:
 
     def expected_s(self, seconds: float) -> float:
         """What one run takes, for the time left."""
-        return self.overhead_s + seconds + (H2LOAD_WARM_S if self.wire is Wire.GRPC else 0)
+        warm_s = generators.H2LOAD_WARM_S if self.wire is Wire.GRPC else 0
+        return self.overhead_s + seconds + warm_s
 
 
 class WrongAnswer(Exception):
@@ -262,7 +262,7 @@ def check(each: Scenario, running: Running) -> None:
     request = each.request(running)
     expected = models.make(each.spec)(wires.sample(each.work))
     if each.wire is Wire.GRPC:
-        found = asyncio.run(_call(running.grpc, request))
+        found = asyncio.run(generators.call(running.grpc, request))
         if not wires.is_close(found[-expected.nbytes :], expected):  # raw contents come last
             raise WrongAnswer(f"gRPC answered {found[:200]!r}")
         return
@@ -287,14 +287,6 @@ def numbers(body: bytes, head: str | None) -> object:
     if "outputs" in parsed:
         return parsed["outputs"][0]["data"]
     return parsed["predictions"] if "predictions" in parsed else parsed.get("y", [])
-
-
-async def _call(port: int, request: Request) -> bytes:
-    import grpc
-
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answer: bytes = await channel.unary_unary(wires.RPC)(request.body, timeout=10)
-    return answer
 
 
 def warm(each: Scenario, running: Running, under: Conditions) -> None:
