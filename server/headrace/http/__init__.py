@@ -1,4 +1,7 @@
-"""The HTTP/1.1 transport: sockets and bytes, no models. Tornado applications run on it."""
+"""The transport, HTTP/1.1 and HTTP/2: sockets and bytes, no models.
+
+Exported is HTTP/1.1, on which Tornado applications run too. What speaks HTTP/2 imports its modules.
+"""
 
 from headrace.http.eager import in_task, start
 from headrace.http.exchange import Buffer, Exchange, Gone

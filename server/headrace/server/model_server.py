@@ -120,7 +120,7 @@ class ModelServer:
             self.register_model(model)
             if is_overridden(model.start):  # the default would call a model ready that is not
                 model.start()
-        # not at the top: Tornado and gRPC come with it
+        # not at the top: the transport and both edges come with it
         from headrace.server import workers
         from headrace.server.logging import configure
 

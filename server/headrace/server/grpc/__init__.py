@@ -1,1 +1,1 @@
-"""The gRPC edge: grpcio services over the codecs and the data plane."""
+"""The gRPC edge: services on our own HTTP/2, over the codecs and the data plane."""
