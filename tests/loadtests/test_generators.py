@@ -66,25 +66,25 @@ def test_answers_without_their_bytes_have_no_rate(text: str, says: str) -> None:
 
 
 class Failing(grpc.GenericRpcHandler):
-    """Of as many calls as `every` the last fails."""
+    """All calls after the first ones fail."""
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, good: int) -> None:
+        self.good = good
         self.calls = itertools.count()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(self.answer)
 
     def answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        if next(self.calls) % self.every == self.every - 1:
+        if next(self.calls) >= self.good:
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return b"x" * (FRAME_BYTES - generators.GRPC_PREFIX_BYTES)
 
 
 @contextmanager
-def server(every: int) -> Iterator[int]:
+def server(good: int) -> Iterator[int]:
     with ThreadPoolExecutor(2) as pool:
-        made = grpc.server(pool, handlers=[Failing(every)])
+        made = grpc.server(pool, handlers=[Failing(good)])
         port = made.add_insecure_port("127.0.0.1:0")
         made.start()
         try:
@@ -95,7 +95,7 @@ def server(every: int) -> Iterator[int]:
 
 @needs_h2load
 def test_h2load_counts_the_answers_of_a_server() -> None:
-    with server(every=1_000_000) as port:
+    with server(good=1_000_000) as port:
         found = generators.closed(Wire.GRPC, REQUEST, port, 2, 1.0, "0,1")
     assert found.rate_per_s > 0
     assert found.lost == 0
@@ -103,14 +103,14 @@ def test_h2load_counts_the_answers_of_a_server() -> None:
 
 
 @needs_h2load
-def test_a_server_that_fails_every_tenth_call_has_no_rate() -> None:
-    with server(every=10) as port, pytest.raises(RuntimeError) as raised:
+def test_a_server_that_fails_after_ten_calls_has_no_rate() -> None:
+    with server(good=10) as port, pytest.raises(RuntimeError) as raised:
         generators.closed(Wire.GRPC, REQUEST, port, 2, 1.0, "0,1")
     assert str(raised.value).endswith(": calls failed")
 
 
 @needs_h2load
 def test_a_server_that_fails_says_its_status() -> None:
-    with server(every=1) as port, pytest.raises(RuntimeError) as raised:
+    with server(good=0) as port, pytest.raises(RuntimeError) as raised:
         generators.closed(Wire.GRPC, REQUEST, port, 2, 1.0, "0,1")
     assert str(raised.value) == "gRPC answered UNAVAILABLE: not now"
