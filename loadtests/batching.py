@@ -14,7 +14,7 @@ from loadtests import generators, goodput, servers, wires
 from loadtests.arrivals import Arrivals
 from loadtests.goodput import FIXED, SWEEP, Run
 from loadtests.progress import Progress, say
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.scenarios import Conditions
 from loadtests.servers import HEADRACE, CannotRun, Peer, Running
 from loadtests.wires import Wire

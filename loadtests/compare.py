@@ -21,7 +21,7 @@ from pathlib import Path
 
 from loadtests import batching, machine, networks, plots, report, rounds, scenarios, servers
 from loadtests.progress import Progress, clock_text, say
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import KNOWN, CannotRun, Peer
 

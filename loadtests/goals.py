@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from loadtests import goodput
 from loadtests.figures import Figures, Spread, human, ratios, spread
 from loadtests.goodput import OURS
-from loadtests.results import Results
+from loadtests.recording import Results
 
 OUR_OWN = "headrace"  # how the names of our servers begin
 Found = tuple[Spread, str] | None  # and of what, where the goal leaves that open

@@ -5,7 +5,7 @@ from statistics import median
 
 from loadtests import goals, goodput
 from loadtests.goodput import FIXED, OURS
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.scenarios import RATES_PER_S, ladder_title
 
 

@@ -6,7 +6,7 @@ from statistics import median
 from loadtests import goals, goodput
 from loadtests.figures import Figures, human, ratios, spread
 from loadtests.goodput import OURS
-from loadtests.results import Results
+from loadtests.recording import Results
 
 
 def markdown(results: Results) -> str:

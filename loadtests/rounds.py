@@ -9,7 +9,7 @@ from itertools import groupby
 
 from loadtests import scenarios, servers
 from loadtests.progress import Progress, say
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import CannotRun, Peer, Running
 

@@ -14,7 +14,7 @@ from loadtests import compare, goals, rounds, scenarios, servers
 from loadtests.figures import Figures, Spread
 from loadtests.goodput import Run
 from loadtests.progress import Progress
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.scenarios import Conditions, Scenario
 from loadtests.servers import KNOWN, CannotRun, Peer, Running
 from loadtests.wires import Wire

@@ -11,7 +11,7 @@ from loadtests import batching, figures, goodput, report, shapes, wires
 from loadtests.arrivals import BURST_CV, Arrivals, times_s
 from loadtests.figures import Figures, Spread
 from loadtests.goodput import Run
-from loadtests.results import Results
+from loadtests.recording import Results
 from loadtests.wires import Wire
 
 
