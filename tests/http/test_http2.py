@@ -20,6 +20,7 @@ from headrace.http.header_blocks import to_block
 from headrace.http.http2 import Http2Connection, Http2Limits
 from headrace.http.http2_abuse import MAX_CONTROL, MAX_RESETS
 from headrace.http.http2_stream import Stream
+from tests.http.far_edge import Socket
 
 ASKED = [(":method", "POST"), (":path", "/a"), (":scheme", "http"), (":authority", "t")]
 OK = to_block([(":status", "200")])
@@ -27,31 +28,6 @@ END = to_block([("grpc-status", "0")])
 HELLO = frames.PREFACE + frames.pack_settings([])
 OPEN = pack(Kind.HEADERS, frames.END_HEADERS, 1, to_block(ASKED))
 LIMITS = Http2Limits(max_streams=3, max_header_bytes=2000, max_window_bytes=1000)
-
-
-class Socket:
-    """The far edge: what the server wrote, and whether it has closed."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.is_closed = False
-
-    def write(self, data: bytes) -> None:
-        self.written += bytes(data)
-
-    def get_extra_info(self, name: str) -> object:
-        return None
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    abort = close
 
 
 class Unread(Socket):
@@ -123,7 +99,7 @@ class Client:
             if sent:
                 self.server.connection.data_received(sent)
             await asyncio.sleep(0)  # a turn of the loop: what is written in one leaves together
-            got, self.server.socket.written = self.server.socket.written, b""
+            got, self.server.socket.written = self.server.socket.written, bytearray()
             if got:
                 self.events += self.h2.receive_data(got)
             elif not sent:
@@ -575,7 +551,7 @@ def test_what_waits_for_the_connections_window_goes_in_turn() -> None:
         for stream in server.streams:
             server.answer(stream, bytes(65_535))
         await asyncio.sleep(0)
-        server.socket.written = b""
+        server.socket.written = bytearray()
         for count in (10, 65_524, 1):
             server.connection.data_received(frames.pack_window_update(0, count))
         sent = server.socket.written

@@ -20,6 +20,7 @@ from headrace.server.grpc import codec
 from headrace.server.request import Request
 from headrace.server.serving import Server
 from tests.http import mutation
+from tests.http.far_edge import Socket
 from tests.server.grpc.client import Double, fp32
 from tests.serving import running, served
 
@@ -43,31 +44,6 @@ OPTIONAL = [
     [("x-bin", "!")],
     [("x", "y" * 70_000)],
 ]
-
-
-class Socket:
-    """The far edge: what the server wrote, and whether it has closed."""
-
-    def __init__(self) -> None:
-        self.written = bytearray()
-        self.is_closed = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def get_extra_info(self, name: str) -> object:
-        return None
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    abort = close
 
 
 def call(rng: Random, number: int) -> list[bytes]:

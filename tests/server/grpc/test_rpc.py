@@ -13,7 +13,8 @@ from headrace.http.receiving import SMALL_BYTES, Receiving
 from headrace.server.grpc.fields import MessageSizes
 from headrace.server.grpc.rpc import Method, Rpc
 from headrace.server.grpc.server import GrpcServer
-from tests.http.test_http2 import ASKED, Client, Server, Socket
+from tests.http.far_edge import Socket
+from tests.http.test_http2 import ASKED, Client, Server
 
 PATH = (":path", "/s/m")
 CALL = [ASKED[0], PATH, *ASKED[2:], ("content-type", "application/grpc")]
