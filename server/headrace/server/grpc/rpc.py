@@ -242,6 +242,8 @@ class Rpc:
             self._timer.cancel()
         if self._counted:
             self._count(0, is_last=True)
+        # no cycle is left to the garbage collector, which comes seldom (lifecycle.settle_collector)
+        self._stream.on_data = self._stream.on_reset = None
         self._owner.ended(self)
 
     def _expired(self) -> None:
