@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -277,6 +278,28 @@ def test_the_peak_is_that_of_the_largest_batch_which_a_flag_allows(tmp_path: Pat
         return asyncio.run(load_servable("m", source)).memory.peak_bytes
 
     assert peak_bytes(64) - peak_bytes(8) > 48 << 20
+
+
+REUSED = """
+import ctypes
+import numpy as np
+from headrace.server.memory import Growth
+
+libc = ctypes.CDLL(None)
+libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD: keep what is freed, as a server does
+libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
+freed = np.ones(16 << 20, np.uint8)
+del freed
+with Growth() as growth:
+    weights = np.ones(16 << 20, np.uint8)
+print(growth.bytes >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_a_load_counts_though_its_memory_was_kept_from_before() -> None:
+    done = subprocess.run([sys.executable, "-c", REUSED], capture_output=True, check=True)
+    assert int(done.stdout) >= 15
 
 
 def test_the_configuration_tells_the_instances_that_run(tmp_path: Path) -> None:

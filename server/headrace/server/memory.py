@@ -72,6 +72,10 @@ def container_limit_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
 def give_back() -> None:
     """Return freed memory to the kernel, as after an unload; malloc keeps it otherwise."""
     gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     with contextlib.suppress(OSError, AttributeError):  # another libc than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -121,6 +125,7 @@ class Growth:
             for other in _growing:
                 other._is_alone = self._is_alone = False
             _growing.add(self)
+        _trim()  # what a load took from pages that are kept would count nothing
         self._before = pss_bytes()
         return self
 
