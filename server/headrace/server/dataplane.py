@@ -21,8 +21,10 @@ from headrace.server.errors import (
     Unsupported,
 )
 from headrace.server.metrics import InferenceMetrics
+from headrace.server.protocol import metadata
 from headrace.server.repository import Repository, ServedModel
 from headrace.server.request import Context, Request, Response
+from headrace.server.servable import instance_group
 from headrace.server.statistics import FailureReason
 from headrace.server.tracing import Tracer
 
@@ -47,6 +49,19 @@ class DataPlane:
                 return model
             if not model.is_retired:  # else a reload came in between: ask its successor
                 raise ModelNotReady(name)
+
+    def model_config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Triton's ModelConfig of a model. Raises ModelNotFound, ModelVersionNotFound."""
+        model = self.repository.find(name, version)
+        servable = model.servable
+        return metadata.model_config(
+            model.name,
+            servable.platform,
+            servable.inputs,
+            servable.outputs,
+            model.config,
+            groups=instance_group(model.name, servable),
+        )
 
     async def infer(
         self, model: ServedModel, request: Request, context: Context

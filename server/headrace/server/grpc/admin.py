@@ -9,8 +9,6 @@ from headrace.server.dataplane import DataPlane
 from headrace.server.errors import InvalidInput, Unsupported
 from headrace.server.grpc.calls import UnaryCall
 from headrace.server.grpc.messages import from_json, message_class
-from headrace.server.protocol import metadata
-from headrace.server.servable import instance_group
 from headrace.server.settings import Settings
 
 SHARED_MEMORY = tuple(
@@ -61,16 +59,7 @@ class Admin:
         return reply(model_name=name, isUnloaded=True)
 
     async def model_config(self, request: Any) -> Any:
-        model = self._plane.repository.find(request.name, request.version)
-        servable = model.servable
-        config = metadata.model_config(
-            model.name,
-            servable.platform,
-            servable.inputs,
-            servable.outputs,
-            model.config,
-            groups=instance_group(model.name, servable),
-        )
+        config = self._plane.model_config(request.name, request.version)
         return from_json("inference.ModelConfigResponse", {"config": config})
 
     async def model_statistics(self, request: Any) -> Any:

@@ -13,7 +13,7 @@ from headrace.server.rest.answer import Answer, error_answer, json_answer
 from headrace.server.rest.call import Call
 from headrace.server.rest.routes import Route
 from headrace.server.rest.v2 import PREFIXES
-from headrace.server.servable import batcher_of, instance_group
+from headrace.server.servable import batcher_of
 
 SHARED_MEMORY = "shared memory is not supported; send tensors in the body, as JSON or binary"
 
@@ -49,18 +49,7 @@ class Operator:
         return table
 
     async def config(self, call: Call) -> Answer:
-        model = self._plane.repository.find(call.model, call.version)
-        servable = model.servable
-        return json_answer(
-            metadata.model_config(
-                model.name,
-                servable.platform,
-                servable.inputs,
-                servable.outputs,
-                model.config,
-                groups=instance_group(model.name, servable),
-            )
-        )
+        return json_answer(self._plane.model_config(call.model, call.version))
 
     async def batching(self, call: Call) -> Answer:
         """Of this process: policy, what the latency model believes, and the last batches."""
