@@ -152,9 +152,7 @@ class Http2Connection(asyncio.Protocol):
         self._send_window -= size
         stream.send_window -= size
         if size <= most:
-            self.write(
-                frames.pack(Kind.DATA, 0, stream.id) if not size else _data_head(stream, size)
-            )
+            self.write(_data_head(stream, size))
             self.write(data)
             return
         view = memoryview(data)

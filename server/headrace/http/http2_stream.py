@@ -36,7 +36,6 @@ class Stream:
         "on_reset",
         "receive_window",
         "send_window",
-        "state",
         "unread",
     )
 
@@ -47,7 +46,6 @@ class Stream:
         self.header_bytes = 0
         self.on_data: Callable[[bytes, bool], None] | None = None
         self.on_reset: Callable[[], None] | None = None
-        self.state: Any = None  # the application's own
         self.send_window = send_window
         # Until a client has read our settings it may send what HTTP/2 allows without them.
         self.receive_window = max(connection.limits.max_window_bytes, frames.DEFAULT_WINDOW)

@@ -9,7 +9,6 @@ in one. What hooks exchange is joined and parted by batch_payloads.py.
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,7 @@ class SharedHooks:
         last = 4 if "postprocess" in batching.hooks else 3
         found = [getattr(model, name) for name in names[first:last]]
         self._hooks = [hook for hook in found if hooks.is_overridden(hook) or hook == model.predict]
-        self.is_async = any(map(inspect.iscoroutinefunction, self._hooks))
+        self.is_async = any(map(hooks.is_coroutine, self._hooks))
         self.can_split = batching.batch is None
         self.executor: Executor[SharedHooks] | None = None  # for synchronous hooks among others
 
@@ -174,7 +173,7 @@ class SharedHooks:
         try:
             for hook in self._hooks:
                 arguments = self._arguments(hook, value, headers, answers)
-                if inspect.iscoroutinefunction(hook):
+                if hooks.is_coroutine(hook):
                     value = await hook(*arguments)
                 else:
                     value = await self._in_thread(hook, arguments)

@@ -73,7 +73,8 @@ def test_a_body_that_waits_for_a_thread_counts(sent: bytes, coding: str) -> None
             async with asyncio.timeout(10):
                 while bodies.total_bytes != len(sent):  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.001)
-                await asyncio.sleep(0.05)
+                while threads._work_queue.qsize() != 1:  # noqa: ASYNC110 - nor does a pool
+                    await asyncio.sleep(0.001)
                 assert bodies.total_bytes == len(sent)  # still, though all of it has come
                 refused = await ask(port, "POST", PATH, sent, headers)
                 small = await ask(port, "POST", PATH, SMALL)

@@ -76,7 +76,6 @@ class Rpc:
         "_arrived",
         "_counted",
         "_encoding",
-        "_end_s",
         "_has_begun",
         "_held",
         "_input_is_over",
@@ -90,6 +89,7 @@ class Rpc:
         "_trailing",
         "_unread",
         "came_s",
+        "end_s",
         "task",
     )
 
@@ -101,7 +101,7 @@ class Rpc:
         self._trailing: Iterable[tuple[str, str]] = ()
         self._has_begun = False
         self._is_over = False
-        self._end_s: float | None = None
+        self.end_s: float | None = None  # its own deadline, on the monotonic clock
         self._timer: asyncio.TimerHandle | None = None
         self._encoding = "identity"
         self._held = bytearray()  # of a message that has not come whole
@@ -120,11 +120,6 @@ class Rpc:
     @property
     def closing(self) -> asyncio.Event:
         return self._owner.closing
-
-    @property
-    def end_s(self) -> float | None:
-        """The call's own deadline, on the monotonic clock."""
-        return self._end_s
 
     def metadata(self) -> dict[str, str]:
         """Of the invocation; text only, the last of a name wins."""
@@ -174,7 +169,7 @@ class Rpc:
             except InvalidInput as err:
                 self.fail(err)
                 return
-            self._end_s = time.monotonic() + left_s
+            self.end_s = time.monotonic() + left_s
             self._timer = asyncio.get_running_loop().call_later(left_s, self._expired)
         if self._method.streams_requests:
             self._begin()  # a client may wait for headers before it says anything
